@@ -1,0 +1,36 @@
+# make demo: the whole walk on the built-in model.   make test: the test suite.   make check: ruff and mypy.
+# TORCH_INDEX=<url> is passed to pip, e.g. PyTorch's index of CPU builds.
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+JOBS ?= 2
+
+.PHONY: demo test check clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/capture.installed
+	$(VENV)/bin/xmsim demo --out xmsim-demo
+
+test: $(VENV)/dev.installed
+	$(VENV)/bin/pytest -n $(JOBS)
+
+check: $(VENV)/dev.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("xmsim needs Python 3.11 or later: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/capture.installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP) -e ".[capture]"
+	touch $@
+
+$(VENV)/dev.installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP) -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
