@@ -1,0 +1,61 @@
+"""A whole trace through one machine: one workload per window and layer, one record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from xmsim.accel_models.accelerator import Accelerator
+from xmsim.configs.errors import XmsimError
+from xmsim.sim.result import LayerRun, SimulationRecord
+from xmsim.traces.store import Trace
+from xmsim.workloads.attention import AttentionWorkload
+from xmsim.workloads.methods import Method
+
+NATIVE = "native"
+SAME_MASK = "same mask"
+
+
+def simulate_trace(
+    trace: Trace,
+    machine: Accelerator,
+    method: Method | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> SimulationRecord:
+    """Run layers of a trace, every window; without a method the machine uses its own (view native).
+
+    Raises:
+        XmsimError: the trace or the workload does not fit the machine or the method.
+    """
+    used = method or machine.config.method.load()
+    runs = []
+    for layer in layers if layers is not None else trace.layers:
+        captured = trace.read_layer(layer)
+        for window in range(trace.windows):
+            keep = used.keep(captured, window)
+            workload = AttentionWorkload.from_keep(
+                keep,
+                head_dim=captured.q.shape[3],
+                kv_heads=captured.k.shape[1],
+                causal=captured.bias.kind != "none",
+                window=captured.bias.window,
+            )
+            result = machine.simulate(workload)
+            runs.append(LayerRun(layer, window, workload.queries, workload.keys, workload.head_dim, workload.kv_heads, result))
+            progress()
+    if not runs:
+        raise XmsimError(f"{trace.path}: nothing to simulate; choose at least one layer")
+    return SimulationRecord(
+        machine=machine.facts(),
+        method=used.parameters,
+        view=SAME_MASK if method else NATIVE,
+        trace=trace.source(),
+        engine="event",
+        runs=tuple(runs),
+    )
+
+
+def result_file_name(record: SimulationRecord) -> str:
+    """`<machine>.json` in the native view, `<machine>.<method>.json` where one mask is given to every machine."""
+    return f"{record.machine.name}.json" if record.view == NATIVE else f"{record.machine.name}.{record.method['name']}.json"

@@ -1,0 +1,23 @@
+"""Models, text, capture, measurement; a trace and a method become a Workload.
+
+Public names are imported on first use, so that the measurement record can be read and written where torch, pydantic or
+zstandard are missing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "AttentionWorkload": "xmsim.workloads.attention",
+    "load_model": "xmsim.workloads.models",
+    "extract_trace": "xmsim.workloads.extract",
+}
+__all__ = ["AttentionWorkload", "extract_trace", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

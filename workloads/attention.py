@@ -1,0 +1,156 @@
+"""One layer's attention as the machines see it: shapes and a keep mask, packed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xmsim.configs.densities import Densities
+
+WORD_BITS = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionWorkload:
+    """The keep mask of all query heads of one layer of one window; True = computed.
+
+    Bit j % 64 of `words[head, query, j // 64]` says whether key j is kept (little-endian bits). Queries may be fewer than
+    keys: the last query sees the last key.
+    """
+
+    words: npt.NDArray[np.uint64]  # [heads, queries, ceil(keys / 64)]
+    keys: int
+    head_dim: int
+    kv_heads: int
+    causal: bool = True
+    window: int | None = None  # sliding window of the dense model, in keys; None: it sees all
+    operands: Any | None = None
+
+    def __post_init__(self) -> None:
+        if self.words.ndim != 3 or self.words.dtype != np.uint64:
+            raise ValueError(f"words must be uint64 [heads, queries, words], got {self.words.dtype} {list(self.words.shape)}")
+        if min(self.heads, self.queries, self.keys, self.head_dim, self.kv_heads) < 1:
+            raise ValueError("a workload needs at least one head, query, key and channel")
+        if self.words.shape[2] != -(-self.keys // WORD_BITS):
+            raise ValueError(f"words has {self.words.shape[2]} words a row, {self.keys} keys need {-(-self.keys // WORD_BITS)}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} query heads do not divide over {self.kv_heads} KV heads")
+        if self.causal and self.queries > self.keys:
+            raise ValueError(f"{self.queries} causal queries see only {self.keys} keys; the last query sees the last key")
+        outside = self.words & ~self.allowed_words()
+        if outside.any():
+            head, query, _ = np.argwhere(outside)[0]
+            raise ValueError(
+                f"head {head}, query {query} keeps a pair that the dense model does not compute (above the diagonal, or padding)"
+            )
+
+    @classmethod
+    def from_keep(
+        cls,
+        keep: npt.NDArray[np.bool_],
+        *,
+        head_dim: int,
+        kv_heads: int | None = None,
+        causal: bool = True,
+        window: int | None = None,
+        operands: Any | None = None,
+    ) -> AttentionWorkload:
+        """From a mask, bool [heads, queries, keys]; kv_heads defaults to heads.
+
+        Raises:
+            ValueError: the shapes do not fit, or the mask keeps a pair that the dense model does not compute.
+        """
+        keep = np.asarray(keep)
+        if keep.ndim != 3 or keep.dtype != np.bool_:
+            raise ValueError(f"keep must be bool [heads, queries, keys], got {keep.dtype} {list(keep.shape)}")
+        return cls(pack(keep), keep.shape[2], head_dim, kv_heads or keep.shape[0], causal, window, operands)
+
+    @classmethod
+    def from_packed(
+        cls,
+        words: npt.NDArray[np.uint64],
+        *,
+        keys: int,
+        head_dim: int,
+        kv_heads: int | None = None,
+        causal: bool = True,
+        window: int | None = None,
+        operands: Any | None = None,
+    ) -> AttentionWorkload:
+        """From packed words, uint64 [heads, queries, ceil(keys / 64)]; raises as `from_keep`."""
+        words = np.ascontiguousarray(words, dtype=np.uint64)
+        return cls(words, keys, head_dim, kv_heads or words.shape[0], causal, window, operands)
+
+    @property
+    def heads(self) -> int:
+        return int(self.words.shape[0])
+
+    @property
+    def queries(self) -> int:
+        return int(self.words.shape[1])
+
+    @property
+    def query_offset(self) -> int:
+        """Position of query 0 among the keys."""
+        return self.keys - self.queries
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a KV head."""
+        return self.heads // self.kv_heads
+
+    def allowed_words(self) -> npt.NDArray[np.uint64]:
+        """Pairs that the dense model computes; uint64 [queries, words]."""
+        keys = np.arange(self.keys)
+        if not self.causal:
+            return pack(np.ones((1, self.keys), bool)).repeat(self.queries, axis=0)
+        packed = []
+        for first in range(0, self.queries, 1024):  # in slices, so that long contexts do not need the square in bytes
+            position = np.arange(first, min(first + 1024, self.queries))[:, None] + self.query_offset
+            allowed = keys <= position
+            if self.window is not None:
+                allowed &= keys > position - self.window
+            packed.append(pack(allowed))
+        return np.concatenate(packed)
+
+    def block_counts(self, block: int) -> npt.NDArray[np.int64]:
+        """Kept keys of every block of `block` consecutive keys; int64 [heads, queries, ceil(keys / block)]."""
+        blocks = -(-self.keys // block)
+        counts = np.zeros((self.heads, self.queries, blocks), np.int64)
+        for head in range(self.heads):
+            bits = np.zeros((self.queries, blocks * block), np.uint8)
+            unpacked = np.unpackbits(self.words[head].view(np.uint8), axis=1, bitorder="little")[:, : self.keys]
+            bits[:, : self.keys] = unpacked
+            counts[head] = bits.reshape(self.queries, blocks, block).sum(axis=2, dtype=np.int64)
+        return counts
+
+    def kept_pairs(self) -> npt.NDArray[np.int64]:
+        """Kept pairs of each query head; int64 [heads]."""
+        return np.bitwise_count(self.words).sum(axis=(1, 2), dtype=np.int64)
+
+    def densities(self) -> Densities:
+        """Densities over all heads."""
+        kept_by_group = np.bitwise_or.reduce(self.words.reshape(self.kv_heads, self.group, *self.words.shape[1:]), axis=1)
+        return self._densities(int(self.kept_pairs().sum()), self.heads, int(np.bitwise_count(kept_by_group).sum()), self.kv_heads)
+
+    def head_densities(self) -> list[Densities]:
+        """Densities of each query head alone; its kv_density counts the keys it keeps itself."""
+        return [self._densities(int(kept), 1, int(kept), 1) for kept in self.kept_pairs()]
+
+    def _densities(self, kept: int, heads: int, kv_kept: int, kv_heads: int) -> Densities:
+        allowed = int(np.bitwise_count(self.allowed_words()).sum())
+        return Densities(
+            density=kept / (heads * allowed),
+            full_density=kept / (heads * self.queries * self.keys),
+            kv_density=kv_kept / (kv_heads * allowed),
+        )
+
+
+def pack(keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+    """Pack a bool array [..., keys] to uint64 [..., ceil(keys / 64)], little-endian bits."""
+    padding = -keep.shape[-1] % WORD_BITS
+    padded = np.pad(keep, [(0, 0)] * (keep.ndim - 1) + [(0, padding)]) if padding else keep
+    return np.ascontiguousarray(np.packbits(padded, axis=-1, bitorder="little")).view(np.uint64)
