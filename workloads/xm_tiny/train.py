@@ -1,0 +1,277 @@
+"""Train xm-tiny, the small Llama that ships with xmsim, from plain text.
+
+    python train.py --text corpus.txt.xz --text wiki_valid.txt:4 --valid held_out.txt.xz --work runs/xm_tiny --out xm_tiny
+
+The script stands alone on purpose: it imports torch, numpy, tokenizers, safetensors (through transformers) and
+transformers, nothing of xmsim, so that it runs unchanged on a bare GPU host. Batches depend on (seed, step) alone, so an
+interrupted run resumes on the batches it would have seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the outcome of a run besides the text."""
+
+    seed: int
+    tokens: int  # tokens trained on, in all
+    batch_tokens: int  # tokens a step
+    short_context: int  # context of the first part of the run, in tokens
+    context: int  # context of the last part, in tokens
+    long_share: float  # share of the tokens trained at the long context
+    decay_share: float  # share of the tokens over which the learning rates fall to zero
+    matrix_rate: float  # Muon, for the matrices of the layers
+    other_rate: float  # AdamW, for embedding and norms
+    vocabulary: int
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    feed_forward: int
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.tokens / self.batch_tokens)
+
+    def context_at(self, step: int) -> int:
+        return self.context if step >= self.steps * (1 - self.long_share) else self.short_context
+
+    def rate_at(self, step: int) -> float:
+        """Factor on the learning rates: linear warm-up over 2 %, constant, then linear decay to zero."""
+        warm_up = max(1, round(0.02 * self.steps))
+        decay = max(1, round(self.decay_share * self.steps))
+        return min((step + 1) / warm_up, 1.0, (self.steps - step) / decay)
+
+
+def read_text(path: Path) -> str:
+    opener = lzma.open if path.suffix == ".xz" else open
+    with opener(path, "rt", encoding="utf-8") as file:
+        return file.read()
+
+
+def train_tokenizer(texts: list[Path], vocabulary: int, out: Path) -> Tokenizer:
+    """Byte-level BPE: every byte string is encodable, so no text is out of vocabulary."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    lines = (line for path in texts for line in read_text(path).splitlines(keepends=True))
+    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.save(str(out))
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, path: Path, repeat: int) -> np.ndarray:
+    """Token ids of a text, `repeat` times over; uint16 [tokens]."""
+    lines = read_text(path).splitlines(keepends=True)
+    chunks = ["".join(lines[i : i + 1000]) for i in range(0, len(lines), 1000)]
+    ids = np.concatenate([np.array(e.ids, dtype=np.uint16) for e in tokenizer.encode_batch(chunks)])
+    end = np.array([tokenizer.token_to_id(END_OF_TEXT)], dtype=np.uint16)
+    return np.tile(np.concatenate([ids, end]), repeat)
+
+
+def prepare(texts: list[str], valid: Path, vocabulary: int, work: Path) -> tuple[np.ndarray, np.ndarray, int]:
+    """Training ids, validation ids and validation bytes; tokenised once and kept in `work`."""
+    files = [(Path(name), int(repeat or 1)) for name, _, repeat in (text.partition(":") for text in texts)]
+    train_file, valid_file, tokenizer_file = work / "train.npy", work / "valid.npy", work / "tokenizer.json"
+    if not tokenizer_file.exists():
+        train_tokenizer([path for path, _ in files], vocabulary, tokenizer_file)
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    if not train_file.exists():
+        np.save(train_file, np.concatenate([encode(tokenizer, path, repeat) for path, repeat in files]))
+    if not valid_file.exists():
+        np.save(valid_file, encode(tokenizer, valid, 1))
+    return np.load(train_file, mmap_mode="r"), np.load(valid_file), len(read_text(valid).encode())
+
+
+def batch_at(ids: np.ndarray, step: int, plan: Plan) -> torch.Tensor:
+    """int64 [sequences, context + 1] of step `step`, at places drawn from (seed, step)."""
+    context = plan.context_at(step)
+    draw = np.random.default_rng([plan.seed, step])
+    starts = draw.integers(0, len(ids) - context - 1, size=plan.batch_tokens // context)
+    return torch.from_numpy(np.stack([ids[s : s + context + 1].astype(np.int64) for s in starts]))
+
+
+def build_model(plan: Plan) -> LlamaForCausalLM:
+    torch.manual_seed(plan.seed)
+    config = LlamaConfig(
+        vocab_size=plan.vocabulary,
+        hidden_size=plan.hidden,
+        intermediate_size=plan.feed_forward,
+        num_hidden_layers=plan.layers,
+        num_attention_heads=plan.heads,
+        num_key_value_heads=plan.kv_heads,
+        head_dim=64,
+        max_position_embeddings=max(plan.context, 2048),
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+        initializer_range=0.02,
+    )
+    return LlamaForCausalLM(config)
+
+
+def loss_of(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    logits = model(input_ids=batch[:, :-1], use_cache=False).logits
+    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+
+
+def bits_per_byte(model: torch.nn.Module, ids: np.ndarray, text_bytes: int, context: int, device: str, limit: int) -> dict[str, float]:
+    """Loss on the first `limit` tokens of a text in windows of `context`; bytes in proportion to the tokens read."""
+    ids = ids[: min(limit, len(ids) // context * context)]
+    losses = []
+    with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16):
+        for start in range(0, len(ids) - context, context):
+            window = torch.from_numpy(ids[None, start : start + context + 1].astype(np.int64)).to(device)
+            losses.append(loss_of(model, window).item())
+    loss = sum(losses) / len(losses)
+    bytes_per_token = text_bytes / len(ids) if limit >= len(ids) else 0.0
+    result = {"loss": loss, "perplexity": math.exp(loss)}
+    return result | ({"bits_per_byte": loss / math.log(2) / bytes_per_token} if bytes_per_token else {})
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    write(temporary)
+    temporary.replace(path)
+
+
+def export(model: LlamaForCausalLM, plan: Plan, curve: list[dict], seconds: float, work: Path, out: Path) -> None:
+    """Write an HF folder in bfloat16, and the training record beside it."""
+    out.mkdir(parents=True, exist_ok=True)
+    half = LlamaForCausalLM(model.config).to(torch.bfloat16)
+    half.load_state_dict(model.state_dict())
+    half.save_pretrained(out)
+    (out / "tokenizer.json").write_bytes((work / "tokenizer.json").read_bytes())
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": END_OF_TEXT,
+        "bos_token": END_OF_TEXT,
+        "model_max_length": plan.context,
+    }
+    (out / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=1) + "\n")
+    record = {"plan": asdict(plan), "parameters": model.num_parameters(), "trained_seconds": round(seconds), "curve": curve}
+    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def train(plan: Plan, ids: np.ndarray, valid: np.ndarray, valid_bytes: int, args: argparse.Namespace) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build_model(plan).to(device)
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
+    others = [p for name, p in model.named_parameters() if not (p.ndim == 2 and "layers" in name)]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=plan.matrix_rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=plan.other_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    first, seconds, curve = 0, 0.0, []
+    checkpoint_file = args.work / "checkpoint.pt"
+    if checkpoint_file.exists():
+        saved = torch.load(checkpoint_file, map_location=device, weights_only=True)
+        if saved["plan"] != asdict(plan):
+            raise SystemExit(f"{checkpoint_file}: made with another plan; pass the same options, or another --work")
+        model.load_state_dict(saved["model"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        first, seconds, curve = saved["step"], saved["seconds"], saved["curve"]
+    # dynamic=False: the two contexts are compiled once each
+    forward = torch.compile(model, dynamic=False) if args.compile else model
+
+    def save(step: int) -> None:
+        state = {
+            "plan": asdict(plan),
+            "model": model.state_dict(),
+            "optimizers": [o.state_dict() for o in optimizers],
+            "step": step,
+            "seconds": seconds,
+            "curve": curve,
+        }
+        write_atomically(checkpoint_file, lambda path: torch.save(state, path))
+        export(model, plan, curve, seconds, args.work, args.out)
+
+    last_saved = last = time.monotonic()
+    for step in range(first, plan.steps):
+        for optimizer, rate in zip(optimizers, (plan.matrix_rate, plan.other_rate), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * plan.rate_at(step)
+        batch = batch_at(ids, step, plan).to(device)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            loss = loss_of(forward, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        now = time.monotonic()
+        seconds, last = seconds + now - last, now
+        done = step + 1
+        if done % args.validate_steps == 0 or done == plan.steps:
+            scores = bits_per_byte(model, valid, valid_bytes, plan.context, device, args.validate_tokens)
+            point = {"step": done, "tokens": done * plan.batch_tokens, "train_loss": round(loss.item(), 4)}
+            curve.append(point | {"valid_loss": round(scores["loss"], 4), "valid_perplexity": round(scores["perplexity"], 3)})
+            print(json.dumps(curve[-1] | {"tokens_per_s": round(done * plan.batch_tokens / seconds)}), flush=True)
+        elif done % 20 == 0:
+            print(f"step {done}/{plan.steps} loss {loss.item():.3f} {done * plan.batch_tokens / seconds:.0f} tokens/s", flush=True)
+        if now - last_saved > args.checkpoint_minutes * 60 or done == plan.steps:
+            save(done)
+            last_saved = time.monotonic()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", action="append", required=True, help="text or .xz, optionally FILE:REPEATS; may be given more than once")
+    parser.add_argument("--valid", type=Path, required=True, help="held-out text for the validation curve")
+    parser.add_argument("--work", type=Path, required=True, help="folder for tokens and checkpoints")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model (needs a C++ compiler on a CPU)")
+    parser.add_argument("--checkpoint-minutes", type=float, default=10)
+    parser.add_argument("--validate-steps", type=int, default=200)
+    parser.add_argument("--validate-tokens", type=int, default=65536)
+    plan = parser.add_argument_group("plan")
+    plan.add_argument("--seed", type=int, default=1810)
+    plan.add_argument("--tokens", type=int, default=20_480_000)
+    plan.add_argument("--batch-tokens", type=int, default=8192)
+    plan.add_argument("--short-context", type=int, default=256)
+    plan.add_argument("--context", type=int, default=2048)
+    plan.add_argument("--long-share", type=float, default=0.15)
+    plan.add_argument("--decay-share", type=float, default=0.3)
+    plan.add_argument("--matrix-rate", type=float, default=4e-3)
+    plan.add_argument("--other-rate", type=float, default=4e-3)
+    plan.add_argument("--vocabulary", type=int, default=4096)
+    plan.add_argument("--layers", type=int, default=6)
+    plan.add_argument("--hidden", type=int, default=256)
+    plan.add_argument("--heads", type=int, default=4)
+    plan.add_argument("--kv-heads", type=int, default=2)
+    plan.add_argument("--feed-forward", type=int, default=704)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    chosen = Plan(**{name: getattr(args, name) for name in Plan.__dataclass_fields__})
+    ids, valid, valid_bytes = prepare(args.text, args.valid, chosen.vocabulary, args.work)
+    print(f"{len(ids)} training tokens, {chosen.steps} steps", flush=True)
+    train(chosen, ids, valid, valid_bytes, args)
+
+
+if __name__ == "__main__":
+    main()
