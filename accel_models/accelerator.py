@@ -104,12 +104,24 @@ class Accelerator(ABC):
         roofline_cycles, serial_cycles = bounds(schedule)
         densities = workload.head_densities()
         useful_macs = [2 * int(kept) * workload.head_dim for kept in workload.kept_pairs()]
+        ms_per_cycle = 1 / (self.config.clock_mhz * 1e3)
         heads = tuple(
-            HeadResult(head, cycles, own.busy, own.stalls, own.traffic, own.actions, densities[head], useful_macs[head])
+            HeadResult(
+                head=head,
+                cycles=cycles,
+                latency_ms=cycles * ms_per_cycle,
+                busy=own.busy,
+                stalls=own.stalls,
+                traffic=own.traffic,
+                actions=own.actions,
+                densities=densities[head],
+                useful_macs=useful_macs[head],
+            )
             for head, (cycles, own) in head_accounts(schedule, log).items()
         )
         return SimResult(
             cycles=log.cycles,
+            latency_ms=log.cycles * ms_per_cycle,
             servers={stage.name: stage.servers for stage in schedule.stages},
             busy=account.busy,
             stalls=account.stalls,

@@ -5,12 +5,12 @@ Standard library only, so that reports need nothing else to read a result.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xmsim.configs.codec import decode, encode, json_key
 from xmsim.configs.densities import Densities
-from xmsim.configs.errors import RecordError
 from xmsim.configs.record import read_record, write_record
 
 RESULT_VERSION = 1
@@ -28,10 +28,11 @@ class HeadResult:
     """
 
     head: int
-    cycles: int
-    busy: StageCycles
-    stalls: CauseCycles
-    traffic_bytes: dict[str, dict[str, int]]
+    cycles: int = field(metadata=json_key("total_cycles"))
+    latency_ms: float
+    busy: StageCycles = field(metadata=json_key("busy_cycles"))
+    stalls: CauseCycles = field(metadata=json_key("stall_cycles"))
+    traffic: dict[str, dict[str, int]]
     actions: dict[str, dict[str, int]]
     densities: Densities
     useful_macs: int
@@ -44,11 +45,12 @@ class SimResult:
     For every stage busy + stalls + idle = servers × cycles, exactly.
     """
 
-    cycles: int
-    servers: StageCycles  # {stage: servers}
-    busy: StageCycles
-    stalls: CauseCycles
-    idle: CauseCycles  # {stage: {fill, starved, drain}}
+    cycles: int = field(metadata=json_key("total_cycles"))
+    latency_ms: float  # at the machine's clock
+    servers: dict[str, int]  # {stage: servers}
+    busy: StageCycles = field(metadata=json_key("busy_cycles"))
+    stalls: CauseCycles = field(metadata=json_key("stall_cycles"))
+    idle: CauseCycles = field(metadata=json_key("idle_cycles"))  # {stage: {fill, starved, drain}}
     traffic: dict[str, dict[str, int]]  # {channel: {read_bytes, write_bytes}}
     actions: dict[str, dict[str, int]]  # {component: {action: count}}
     heads: tuple[HeadResult, ...]
@@ -112,120 +114,15 @@ class SimulationRecord:
 
 
 def write_result(path: Path, record: SimulationRecord) -> None:
-    """Write a result file, whole or not at all."""
-    write_record(path, "result", RESULT_VERSION, result_body(record))
-
-
-def result_body(record: SimulationRecord) -> dict[str, Any]:
-    """The JSON body of a record; every number has its unit in its key."""
-    body: dict[str, Any] = {
-        "machine": asdict(record.machine),
-        "method": record.method,
-        "view": record.view,
-        "trace": record.trace,
-        "engine": record.engine,
-        "total_cycles": record.cycles,
-        "total_ms": record.milliseconds(record.cycles),
-        "runs": [_run_body(record, run) for run in record.runs],
-    }
-    return body
-
-
-def _run_body(record: SimulationRecord, run: LayerRun) -> dict[str, Any]:
-    result = run.result
-    return {
-        "layer": run.layer,
-        "window": run.window,
-        "query_tokens": run.query_tokens,
-        "key_tokens": run.key_tokens,
-        "head_dim": run.head_dim,
-        "kv_heads": run.kv_heads,
-        "latency_ms": record.milliseconds(result.cycles),
-        "total_cycles": result.cycles,
-        "servers": result.servers,
-        "busy_cycles": result.busy,
-        "stall_cycles": result.stalls,
-        "idle_cycles": result.idle,
-        "traffic": result.traffic,
-        "actions": result.actions,
-        "densities": asdict(result.densities),
-        "useful_macs": result.useful_macs,
-        "roofline_cycles": result.roofline_cycles,
-        "serial_cycles": result.serial_cycles,
-        "metrics": result.metrics,
-        "heads": [_head_body(record, head) for head in result.heads],
-    }
-
-
-def _head_body(record: SimulationRecord, head: HeadResult) -> dict[str, Any]:
-    return {
-        "head": head.head,
-        "latency_ms": record.milliseconds(head.cycles),
-        "total_cycles": head.cycles,
-        "busy_cycles": head.busy,
-        "stall_cycles": head.stalls,
-        "traffic": head.traffic_bytes,
-        "actions": head.actions,
-        "densities": asdict(head.densities),
-        "useful_macs": head.useful_macs,
-    }
+    """Write a result file, whole or not at all; the totals in it are for people, readers add up the runs."""
+    totals = {"total_cycles": record.cycles, "total_ms": record.milliseconds(record.cycles)}
+    write_record(path, "result", RESULT_VERSION, totals | encode(record))
 
 
 def read_result(path: Path) -> SimulationRecord:
     """Read a result file.
 
     Raises:
-        RecordError: not a result file, a later version, or a field is missing or edited away.
+        RecordError: not a result file, a later version, or a value is missing or of the wrong type.
     """
-    body = read_record(path, "result", RESULT_VERSION)
-    try:
-        return SimulationRecord(
-            machine=MachineFacts(**body["machine"]),
-            method=body["method"],
-            view=body["view"],
-            trace=body["trace"],
-            engine=body["engine"],
-            runs=tuple(_run(run) for run in body["runs"]),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RecordError(f"{path}: the result is incomplete or was edited ({error}); simulate again") from error
-
-
-def _run(body: dict[str, Any]) -> LayerRun:
-    result = SimResult(
-        cycles=body["total_cycles"],
-        servers=body["servers"],
-        busy=body["busy_cycles"],
-        stalls=body["stall_cycles"],
-        idle=body["idle_cycles"],
-        traffic=body["traffic"],
-        actions=body["actions"],
-        heads=tuple(_head(head) for head in body["heads"]),
-        densities=Densities(**body["densities"]),
-        useful_macs=body["useful_macs"],
-        roofline_cycles=body["roofline_cycles"],
-        serial_cycles=body["serial_cycles"],
-        metrics=body["metrics"],
-    )
-    return LayerRun(
-        layer=body["layer"],
-        window=body["window"],
-        query_tokens=body["query_tokens"],
-        key_tokens=body["key_tokens"],
-        head_dim=body["head_dim"],
-        kv_heads=body["kv_heads"],
-        result=result,
-    )
-
-
-def _head(body: dict[str, Any]) -> HeadResult:
-    return HeadResult(
-        head=body["head"],
-        cycles=body["total_cycles"],
-        busy=body["busy_cycles"],
-        stalls=body["stall_cycles"],
-        traffic_bytes=body["traffic"],
-        actions=body["actions"],
-        densities=Densities(**body["densities"]),
-        useful_macs=body["useful_macs"],
-    )
+    return decode(SimulationRecord, read_record(path, "result", RESULT_VERSION), str(path))

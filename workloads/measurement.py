@@ -6,11 +6,11 @@ Standard library only: the record is also written on GPU hosts that have nothing
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xmsim.configs.errors import RecordError
+from xmsim.configs.codec import decode, encode
 from xmsim.configs.record import read_record, write_record
 
 MEASUREMENT_VERSION = 1
@@ -83,19 +83,13 @@ class MeasurementRecord:
 
 def write_measurement(path: Path, record: MeasurementRecord) -> None:
     """Write a measurement file, whole or not at all."""
-    write_record(path, "measurement", MEASUREMENT_VERSION, asdict(record))
+    write_record(path, "measurement", MEASUREMENT_VERSION, encode(record))
 
 
 def read_measurement(path: Path) -> MeasurementRecord:
     """Read a measurement file.
 
     Raises:
-        RecordError: not a measurement file, a later version, or a field is missing or edited away.
+        RecordError: not a measurement file, a later version, or a value is missing or of the wrong type.
     """
-    body = read_record(path, "measurement", MEASUREMENT_VERSION)
-    try:
-        runs = tuple(MeasuredRun(**run | {"timing": Timing(**run["timing"])}) for run in body["runs"])
-        host = Host(**body["host"] | {"cpu_features": tuple(body["host"]["cpu_features"])})
-        return MeasurementRecord(host, body["trace"], body["method"], runs)
-    except (KeyError, TypeError) as error:
-        raise RecordError(f"{path}: the measurement is incomplete or was edited ({error}); measure again") from error
+    return decode(MeasurementRecord, read_record(path, "measurement", MEASUREMENT_VERSION), str(path))

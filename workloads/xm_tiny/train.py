@@ -1,6 +1,6 @@
 """Train xm-tiny, the small Llama that ships with xmsim, from plain text.
 
-    python train.py --text corpus.txt.xz --text wiki_valid.txt:4 --valid held_out.txt.xz --work runs/xm_tiny --out xm_tiny
+    python train.py --text corpus.txt.xz --text wiki_valid.txt:4 --valid held_out.txt.xz --test wiki_test.txt --work run --out model
 
 The script stands alone on purpose: it imports torch, numpy, tokenizers, safetensors (through transformers) and
 transformers, nothing of xmsim, so that it runs unchanged on a bare GPU host. Batches depend on (seed, step) alone, so an
@@ -92,18 +92,24 @@ def encode(tokenizer: Tokenizer, path: Path, repeat: int) -> np.ndarray:
     return np.tile(np.concatenate([ids, end]), repeat)
 
 
-def prepare(texts: list[str], valid: Path, vocabulary: int, work: Path) -> tuple[np.ndarray, np.ndarray, int]:
-    """Training ids, validation ids and validation bytes; tokenised once and kept in `work`."""
+@dataclass(frozen=True)
+class HeldOut:
+    """A text that is scored and not trained on."""
+
+    ids: np.ndarray  # uint16 [tokens]
+    text_bytes: int
+
+
+def prepare(texts: list[str], vocabulary: int, work: Path) -> tuple[Tokenizer, np.ndarray]:
+    """The tokenizer and the training ids; made once and kept in `work`."""
     files = [(Path(name), int(repeat or 1)) for name, _, repeat in (text.partition(":") for text in texts)]
-    train_file, valid_file, tokenizer_file = work / "train.npy", work / "valid.npy", work / "tokenizer.json"
+    train_file, tokenizer_file = work / "train.npy", work / "tokenizer.json"
     if not tokenizer_file.exists():
         train_tokenizer([path for path, _ in files], vocabulary, tokenizer_file)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     if not train_file.exists():
         np.save(train_file, np.concatenate([encode(tokenizer, path, repeat) for path, repeat in files]))
-    if not valid_file.exists():
-        np.save(valid_file, encode(tokenizer, valid, 1))
-    return np.load(train_file, mmap_mode="r"), np.load(valid_file), len(read_text(valid).encode())
+    return tokenizer, np.load(train_file, mmap_mode="r")
 
 
 def batch_at(ids: np.ndarray, step: int, plan: Plan) -> torch.Tensor:
@@ -139,18 +145,17 @@ def loss_of(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
 
 
-def bits_per_byte(model: torch.nn.Module, ids: np.ndarray, text_bytes: int, context: int, device: str, limit: int) -> dict[str, float]:
-    """Loss on the first `limit` tokens of a text in windows of `context`; bytes in proportion to the tokens read."""
-    ids = ids[: min(limit, len(ids) // context * context)]
+def score(model: torch.nn.Module, text: HeldOut, context: int, device: str, limit: int | None = None) -> dict[str, float]:
+    """Loss on the first `limit` tokens of a text, in windows of `context` that do not overlap and share no state."""
+    ids = text.ids[:limit]
     losses = []
     with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16):
         for start in range(0, len(ids) - context, context):
             window = torch.from_numpy(ids[None, start : start + context + 1].astype(np.int64)).to(device)
             losses.append(loss_of(model, window).item())
     loss = sum(losses) / len(losses)
-    bytes_per_token = text_bytes / len(ids) if limit >= len(ids) else 0.0
-    result = {"loss": loss, "perplexity": math.exp(loss)}
-    return result | ({"bits_per_byte": loss / math.log(2) / bytes_per_token} if bytes_per_token else {})
+    bits_per_byte = loss / math.log(2) * len(text.ids) / text.text_bytes
+    return {"tokens": len(losses) * context, "loss": loss, "perplexity": math.exp(loss), "bits_per_byte": bits_per_byte}
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -159,7 +164,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary.replace(path)
 
 
-def export(model: LlamaForCausalLM, plan: Plan, curve: list[dict], seconds: float, work: Path, out: Path) -> None:
+def export(model: LlamaForCausalLM, plan: Plan, record: dict, work: Path, out: Path) -> None:
     """Write an HF folder in bfloat16, and the training record beside it."""
     out.mkdir(parents=True, exist_ok=True)
     half = LlamaForCausalLM(model.config).to(torch.bfloat16)
@@ -173,11 +178,11 @@ def export(model: LlamaForCausalLM, plan: Plan, curve: list[dict], seconds: floa
         "model_max_length": plan.context,
     }
     (out / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=1) + "\n")
-    record = {"plan": asdict(plan), "parameters": model.num_parameters(), "trained_seconds": round(seconds), "curve": curve}
-    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    facts = {"plan": asdict(plan), "parameters": model.num_parameters()}
+    (out / "training.json").write_text(json.dumps(facts | record, indent=1) + "\n")
 
 
-def train(plan: Plan, ids: np.ndarray, valid: np.ndarray, valid_bytes: int, args: argparse.Namespace) -> None:
+def train(plan: Plan, ids: np.ndarray, valid: HeldOut, test: HeldOut | None, args: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build_model(plan).to(device)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
@@ -199,6 +204,15 @@ def train(plan: Plan, ids: np.ndarray, valid: np.ndarray, valid_bytes: int, args
     # dynamic=False: the two contexts are compiled once each
     forward = torch.compile(model, dynamic=False) if args.compile else model
 
+    def record() -> dict:
+        host = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+        return {
+            "trained_tokens": curve[-1]["tokens"] if curve else 0,
+            "trained_seconds": round(seconds),
+            "trained_on": host,
+            "curve": curve,
+        }
+
     def save(step: int) -> None:
         state = {
             "plan": asdict(plan),
@@ -209,7 +223,7 @@ def train(plan: Plan, ids: np.ndarray, valid: np.ndarray, valid_bytes: int, args
             "curve": curve,
         }
         write_atomically(checkpoint_file, lambda path: torch.save(state, path))
-        export(model, plan, curve, seconds, args.work, args.out)
+        export(model, plan, record(), args.work, args.out)
 
     last_saved = last = time.monotonic()
     for step in range(first, plan.steps):
@@ -228,7 +242,7 @@ def train(plan: Plan, ids: np.ndarray, valid: np.ndarray, valid_bytes: int, args
         seconds, last = seconds + now - last, now
         done = step + 1
         if done % args.validate_steps == 0 or done == plan.steps:
-            scores = bits_per_byte(model, valid, valid_bytes, plan.context, device, args.validate_tokens)
+            scores = score(model, valid, plan.context, device, args.validate_tokens)
             point = {"step": done, "tokens": done * plan.batch_tokens, "train_loss": round(loss.item(), 4)}
             curve.append(point | {"valid_loss": round(scores["loss"], 4), "valid_perplexity": round(scores["perplexity"], 3)})
             print(json.dumps(curve[-1] | {"tokens_per_s": round(done * plan.batch_tokens / seconds)}), flush=True)
@@ -237,12 +251,18 @@ def train(plan: Plan, ids: np.ndarray, valid: np.ndarray, valid_bytes: int, args
         if now - last_saved > args.checkpoint_minutes * 60 or done == plan.steps:
             save(done)
             last_saved = time.monotonic()
+    final = {"valid": score(model, valid, plan.context, device)}
+    if test:
+        final["test"] = score(model, test, plan.context, device)
+    export(model, plan, record() | final, args.work, args.out)
+    print(json.dumps(final), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", action="append", required=True, help="text or .xz, optionally FILE:REPEATS; may be given more than once")
     parser.add_argument("--valid", type=Path, required=True, help="held-out text for the validation curve")
+    parser.add_argument("--test", type=Path, help="text scored once, at the end; never trained on")
     parser.add_argument("--work", type=Path, required=True, help="folder for tokens and checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model (needs a C++ compiler on a CPU)")
@@ -255,7 +275,7 @@ def main() -> None:
     plan.add_argument("--batch-tokens", type=int, default=8192)
     plan.add_argument("--short-context", type=int, default=256)
     plan.add_argument("--context", type=int, default=2048)
-    plan.add_argument("--long-share", type=float, default=0.15)
+    plan.add_argument("--long-share", type=float, default=0.22)
     plan.add_argument("--decay-share", type=float, default=0.3)
     plan.add_argument("--matrix-rate", type=float, default=4e-3)
     plan.add_argument("--other-rate", type=float, default=4e-3)
@@ -268,9 +288,10 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     chosen = Plan(**{name: getattr(args, name) for name in Plan.__dataclass_fields__})
-    ids, valid, valid_bytes = prepare(args.text, args.valid, chosen.vocabulary, args.work)
+    tokenizer, ids = prepare(args.text, chosen.vocabulary, args.work)
+    held_out = [HeldOut(encode(tokenizer, path, 1), len(read_text(path).encode())) if path else None for path in (args.valid, args.test)]
     print(f"{len(ids)} training tokens, {chosen.steps} steps", flush=True)
-    train(chosen, ids, valid, valid_bytes, args)
+    train(chosen, ids, held_out[0], held_out[1], args)
 
 
 if __name__ == "__main__":

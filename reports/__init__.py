@@ -1,0 +1,1 @@
+"""What results say: tables, figures, HTML. Runs nothing."""

@@ -1,0 +1,65 @@
+"""Simulated and measured runs side by side: a page, figures and tables from files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xmsim.configs.files import write_text, write_whole
+from xmsim.reports.bench import benches
+from xmsim.reports.figures.cycle_account import cycle_account
+from xmsim.reports.figures.density_map import density_map
+from xmsim.reports.figures.figure import Figure
+from xmsim.reports.figures.layer_latency import layer_latency
+from xmsim.reports.figures.roofline import roofline
+from xmsim.reports.figures.simulated_against_measured import simulated_against_measured
+from xmsim.reports.figures.speedup_measured import speedup_measured
+from xmsim.reports.figures.speedup_simulated import speedup_simulated
+from xmsim.reports.load import Comparison, load
+from xmsim.reports.long_table import long_table
+from xmsim.reports.page import page
+from xmsim.reports.summary import summary
+
+
+@dataclass(frozen=True, slots=True)
+class CompareOutcome:
+    """What was written, and what it says."""
+
+    report: Path
+    files: tuple[Path, ...]  # the report first
+    summary: tuple[str, ...]  # sentences
+
+
+def compare(files: Sequence[Path], out: Path) -> CompareOutcome:
+    """Write report.html, report.csv and, for each figure, a PNG and a CSV into the folder `out`.
+
+    Raises:
+        XmsimError: a file cannot be used, files do not belong together, or `out` cannot be written.
+    """
+    comparison = load(files)
+    figures = draw(comparison)
+    lines = summary(comparison)
+    report, table = out / "report.html", out / "report.csv"
+    write_text(table, long_table(comparison))
+    written = [table]
+    for figure in figures:
+        image, data = out / f"{figure.name}.png", out / f"{figure.name}.csv"
+        write_whole(image, figure.save_png)
+        write_text(data, figure.csv())
+        written += [image, data]
+    write_text(report, page(comparison, figures, lines))  # last: a report that is there is complete
+    return CompareOutcome(report, (report, *written), lines)
+
+
+def draw(comparison: Comparison) -> tuple[Figure, ...]:
+    """The figures for which there is data."""
+    figures: list[Figure | None] = [layer_latency(comparison)]
+    if comparison.simulated:
+        figures += [speedup_simulated(comparison), density_map(comparison), cycle_account(comparison), roofline(comparison)]
+    attention = [bench for bench in benches(comparison) if bench.dense or bench.sparse]
+    if attention:
+        figures.append(speedup_measured(comparison))
+    if attention and comparison.simulated:
+        figures.append(simulated_against_measured(comparison))
+    return tuple(figure for figure in figures if figure)

@@ -1,0 +1,86 @@
+"""A figure: rows of data, the claim they support, and its three forms (inline SVG, PNG, CSV)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+from matplotlib.figure import Figure as Canvas
+
+from xmsim.reports.figures.style import house_style
+
+PNG_DPI = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Data, what it shows, and how to draw it.
+
+    `rows` are instances of one dataclass whose field names carry units; the drawing uses nothing else, so the CSV is the
+    figure.
+    """
+
+    name: str  # of its files
+    title: str
+    claim: str
+    rows: Sequence[Any]
+    draw: Callable[[], Canvas]
+    notes: tuple[str, ...] = ()
+
+    def csv(self) -> str:
+        """The rows, one line each, after a line of column names."""
+        text = io.StringIO()
+        columns = [field.name for field in fields(self.rows[0])]
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([getattr(row, column) for column in columns] for row in self.rows)
+        return text.getvalue()
+
+    def save_png(self, path: Path) -> None:
+        with matplotlib.rc_context(house_style(self.name)):
+            self.draw().savefig(path, format="png", dpi=PNG_DPI)
+
+    def svg(self) -> str:
+        """An <svg> element to put into a page: no ids but its own, no references but to itself, the same text every time."""
+        text = io.StringIO()
+        with matplotlib.rc_context(house_style(self.name)):
+            self.draw().savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        return _for_a_page(text.getvalue(), prefix=f"{self.name}-", label=f"{self.title}. {self.claim}")
+
+
+def _for_a_page(svg: str, *, prefix: str, label: str) -> str:
+    """Strip what only a stand-alone file needs, and give every id a prefix: ids of all figures share one page."""
+    root = ElementTree.fromstring(re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL))  # comments repeat texts, legal in XML or not
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag.endswith(("}metadata", "}style")):  # a <style> would rule the whole page
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = _local(element.tag)
+        element.attrib = {_local(key): _prefixed(_local(key), value, prefix) for key, value in element.attrib.items()}
+    root.attrib = {
+        "viewBox": root.attrib["viewBox"],
+        "role": "img",
+        "aria-label": label,
+        "style": "stroke-linejoin: round; stroke-linecap: butt",
+    }
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _local(name: str) -> str:
+    return name.rpartition("}")[2]
+
+
+def _prefixed(key: str, value: str, prefix: str) -> str:
+    if key == "id":
+        return prefix + value
+    if key == "href":
+        return "#" + prefix + value.removeprefix("#")
+    return value.replace("url(#", f"url(#{prefix}")

@@ -1,0 +1,104 @@
+"""report.csv: every number of every file in long form, one to a row."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from xmsim.reports.bench import benches
+from xmsim.reports.load import Comparison, Simulated
+from xmsim.sim.result import Densities, SimResult
+
+COLUMNS = ("source", "machine", "method", "view", "operation", "layer", "window", "head", "metric", "value", "unit")
+
+Number = tuple[str, float, str]  # (metric, value, unit)
+
+
+def long_table(comparison: Comparison) -> str:
+    """CSV text: simulated rows by machine, layer, window and head; measured rows by host, layer and window.
+
+    `head` is empty where a number belongs to the whole layer; every measured number does.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for one in comparison.simulated:
+        writer.writerows(_simulated_rows(one))
+    writer.writerows(_measured_rows(comparison))
+    return text.getvalue()
+
+
+def _simulated_rows(one: Simulated) -> Iterator[tuple[object, ...]]:
+    record = one.record
+    name = ("simulated", one.label, one.method, record.view, "attention")
+    for run in record.runs:
+        for number in _layer_numbers(run.result, record.milliseconds(run.result.cycles)):
+            yield *name, run.layer, run.window, "", *number
+        for head in run.result.heads:
+            numbers: list[Number] = [
+                ("total", head.cycles, "cycles"),
+                ("latency", record.milliseconds(head.cycles), "ms"),
+                ("useful macs", head.useful_macs, "MAC"),
+                *_densities(head.densities),
+                *_by_channel(head.traffic),
+            ]
+            for number in numbers:
+                yield *name, run.layer, run.window, head.head, *number
+
+
+def _layer_numbers(result: SimResult, latency_ms: float) -> Iterator[Number]:
+    yield "total", result.cycles, "cycles"
+    yield "latency", latency_ms, "ms"
+    yield "roofline", result.roofline_cycles, "cycles"
+    yield "serial", result.serial_cycles, "cycles"
+    yield "useful macs", result.useful_macs, "MAC"
+    yield from _densities(result.densities)
+    yield from _by_channel(result.traffic)
+    for stage, cycles in result.busy.items():
+        yield f"busy: {stage}", cycles, "server-cycles"
+    for kind, account in (("stalled", result.stalls), ("idle", result.idle)):
+        for stage, causes in account.items():
+            for cause, cycles in causes.items():
+                yield f"{kind}: {stage}: {cause}", cycles, "server-cycles"
+    for metric, value in result.metrics.items():
+        yield f"scheduler: {metric}", value, ""
+
+
+def _densities(densities: Densities) -> list[Number]:
+    return [
+        ("density", densities.density, "fraction"),
+        ("full density", densities.full_density, "fraction"),
+        ("kv density", densities.kv_density, "fraction"),
+    ]
+
+
+def _by_channel(traffic: dict[str, dict[str, int]]) -> list[Number]:
+    return [
+        (f"{direction.removesuffix('_bytes')}: {channel}", count, "B")
+        for channel, directions in traffic.items()
+        for direction, count in directions.items()
+    ]
+
+
+def _measured_rows(comparison: Comparison) -> Iterator[tuple[object, ...]]:
+    for bench in benches(comparison):
+        machine = bench.title.removeprefix("measured on ")
+        for series in bench.series:
+            for run in series.runs:
+                numbers: list[Number] = [
+                    ("latency, median", run.timing.median_ms, "ms"),
+                    ("latency, first quartile", run.timing.first_quartile_ms, "ms"),
+                    ("latency, third quartile", run.timing.third_quartile_ms, "ms"),
+                    ("latency, min", run.timing.min_ms, "ms"),
+                    ("latency, max", run.timing.max_ms, "ms"),
+                    ("repetitions", run.timing.n, "runs"),
+                    ("density", run.density, "fraction"),
+                ]
+                if run.max_error is not None:
+                    numbers.append(("max error", run.max_error, ""))
+                if run.allowed_error is not None:
+                    numbers.append(("allowed error", run.allowed_error, ""))
+                operation = f"{series.operation}, {series.means}"
+                for number in numbers:
+                    yield "measured", machine, series.method, "", operation, run.layer, run.window, "", *number

@@ -1,0 +1,44 @@
+"""Simulated machines in the groups in which they may be compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xmsim.reports.load import NATIVE_VIEW, Comparison, Simulated
+
+
+@dataclass(frozen=True, slots=True)
+class ViewGroup:
+    """Machines that share a bar group: each with its own method, or all with one given mask."""
+
+    title: str
+    members: tuple[Simulated, ...]
+    baseline: Simulated
+
+
+def view_groups(comparison: Comparison) -> tuple[ViewGroup, ...]:
+    """The results by view, and the view "same mask" by the method it gives to everyone.
+
+    The baseline is one machine for all groups that have it: the fastest of those that run the dense method, else the first of all.
+    """
+    if not comparison.simulated:
+        return ()
+    members: dict[tuple[str, str], list[Simulated]] = {}
+    for one in comparison.simulated:
+        members.setdefault(one.bar_group, []).append(one)
+    dense = [one for one in comparison.simulated if one.method == "dense"]
+    base = min(dense, key=lambda one: one.record.milliseconds(one.record.cycles), default=comparison.simulated[0])
+    return tuple(
+        ViewGroup(
+            title=_title(group[0]),
+            members=tuple(group),
+            baseline=next((one for one in group if one.label == base.label), group[0]),
+        )
+        for group in members.values()
+    )
+
+
+def _title(one: Simulated) -> str:
+    if one.record.view == NATIVE_VIEW:
+        return "native view: each machine with its own method"
+    return f"{one.record.view} view: every machine given {one.method}"

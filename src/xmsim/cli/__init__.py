@@ -1,0 +1,83 @@
+"""The xmsim command: one verb a module; heavy imports wait inside the verbs."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+
+from xmsim import __version__
+from xmsim.configs.errors import XmsimError
+
+
+def main() -> None:
+    """Run the command line. Bad input, a full disk or Ctrl-C is one sentence and exit status 2."""
+    try:
+        _app()()
+    except KeyboardInterrupt:  # between the verbs' own code, while modules load
+        _stop("interrupted; nothing was left half-written")
+
+
+def _app() -> typer.Typer:
+    from xmsim.cli.compare import compare
+    from xmsim.cli.demo import demo
+    from xmsim.cli.doctor import doctor
+    from xmsim.cli.extract import extract
+    from xmsim.cli.measure import measure
+    from xmsim.cli.simulate import simulate
+    from xmsim.cli.trace import info
+
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="On the sparsity your model really has: how fast is this accelerator, and against what you can measure today?",
+        epilog="The whole walk on the built-in model:  xmsim demo",
+    )
+    app.callback()(_version)
+    app.command(epilog="Example:  xmsim demo --out xmsim-demo")(_answering(demo))
+    app.command(epilog="Example:  xmsim doctor")(_answering(doctor))
+    app.command(epilog="Example:  xmsim extract xm-tiny --tokens 1024 --out xm-tiny-trace")(_answering(extract))
+    trace = typer.Typer(no_args_is_help=True, help="Look into a trace.")
+    trace.command(epilog="Example:  xmsim trace info xm-tiny-trace")(_answering(info))
+    trace.callback()(lambda: None)  # keeps `info` a word of its own
+    app.add_typer(trace, name="trace")
+    app.command(epilog="Example:  xmsim simulate xm-tiny-trace --machine dynax_s --machine dense_causal --out results")(
+        _answering(simulate)
+    )
+    app.command(epilog="Example:  xmsim measure xm-tiny-trace --method xm --out results/cpu.json")(_answering(measure))
+    app.command(epilog="Example:  xmsim compare results/*.json --out report")(_answering(compare))
+    return app
+
+
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop.", is_eager=True),
+) -> None:
+    if version:
+        typer.echo(f"xmsim {__version__}")
+        raise typer.Exit
+
+
+def _answering(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb, with its errors turned into one sentence and exit status 2."""
+
+    @functools.wraps(verb)
+    def answered(*args: Any, **options: Any) -> None:
+        try:
+            verb(*args, **options)
+        except XmsimError as error:
+            _stop(str(error))
+        except KeyboardInterrupt:
+            _stop("interrupted; what was finished is kept, nothing is half-written")
+        except MemoryError:
+            _stop("not enough memory; use fewer tokens, windows or layers")
+
+    return answered
+
+
+def _stop(sentence: str) -> NoReturn:
+    print(f"xmsim: {sentence}", file=sys.stderr)
+    sys.exit(2)

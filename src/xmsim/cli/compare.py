@@ -1,0 +1,22 @@
+"""xmsim compare: results and measurements become one report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="Files that xmsim simulate and xmsim measure wrote, all from one trace.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report, its figures and its tables.")] = Path("report"),
+) -> None:
+    """Put simulated and measured runs side by side: a page that opens offline, figures, and every number as CSV."""
+    from xmsim.reports.compare import compare as write_report
+
+    outcome = write_report(files, out)
+    for sentence in outcome.summary:
+        typer.echo(sentence)
+    for path in outcome.files:
+        typer.echo(f"wrote {path}")

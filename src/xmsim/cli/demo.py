@@ -1,0 +1,59 @@
+"""xmsim demo: the whole walk on the built-in model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MACHINES = ("dynax_s", "dynax_l", "dense_causal", "dense")
+METHOD = "xm"
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the trace, the results and the report.")] = Path("xmsim-demo"),
+    tokens: Annotated[int, typer.Option(min=64, max=2048, help="Context, in tokens.")] = 1024,
+) -> None:
+    """Extract, simulate, measure and compare on the built-in model, then say in ten lines what came out."""
+    from xmsim.accel_models import load_accelerator
+    from xmsim.accel_models.runs import result_file_name, simulate_trace
+    from xmsim.reports.compare import compare
+    from xmsim.sim.result import write_result
+    from xmsim.workloads.extract import extract_trace
+    from xmsim.workloads.measure import measure_trace
+    from xmsim.workloads.measurement import write_measurement
+    from xmsim.workloads.methods import load_method
+    from xmsim.workloads.built_in import NAME as XM_TINY
+    from xmsim.workloads.built_in import training_record
+
+    trace_folder, results = out / "trace", out / "results"
+    _step(f"extract   {XM_TINY}, {tokens} tokens of the shipped text -> {trace_folder}")
+    trace = extract_trace(XM_TINY, tokens=tokens, out=trace_folder)
+    files = []
+    for name in MACHINES:
+        _step(f"simulate  {name} -> {results}")
+        record = simulate_trace(trace, load_accelerator(name))
+        files.append(results / result_file_name(record))
+        write_result(files[-1], record)
+    _step(f"measure   dense and {METHOD} attention on this host -> {results}")
+    files.append(results / "host.json")
+    write_measurement(files[-1], measure_trace(trace, load_method(METHOD)))
+    _step(f"compare   -> {out / 'report'}")
+    outcome = compare(files, out / "report")
+
+    typer.echo()
+    for line in (_model_line(training_record()), *outcome.summary, f"The report: {outcome.report}"):
+        typer.echo(line)
+
+
+def _model_line(record: dict[str, dict[str, float]]) -> str:
+    test = record["test"]
+    return (
+        f"{record['model']} is a real language model of {record['parameters'] / 1e6:.1f} M parameters: "
+        f"perplexity {test['perplexity']:.1f} a token, {test['bits_per_byte']:.2f} bits a byte on the WikiText-2 test split."
+    )
+
+
+def _step(text: str) -> None:
+    typer.echo(text)

@@ -1,0 +1,41 @@
+"""xmsim simulate: a trace through machines described in YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def simulate(
+    trace: Annotated[Path, typer.Argument(help="Folder that xmsim extract wrote.")],
+    machine: Annotated[list[str], typer.Option("--machine", "-m", help="Shipped name or YAML file; repeat it for more machines.")],
+    method: Annotated[str | None, typer.Option(help="Give every machine this method's mask (view: same mask) instead of its own.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers to simulate, e.g. 0-3,5; all by default.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for one result file per machine.")] = Path("results"),
+) -> None:
+    """Simulate a trace on accelerators: cycles, stalls, utilisation and bytes for every layer and head."""
+    from rich.console import Console
+
+    from xmsim.accel_models import load_accelerator
+    from xmsim.accel_models.runs import result_file_name, simulate_trace
+    from xmsim.cli.selection import parse_selection
+    from xmsim.cli.tables import heads_table, units_table
+    from xmsim.sim.result import write_result
+    from xmsim.traces.store import open_trace
+    from xmsim.workloads.methods import load_method
+
+    machines = [load_accelerator(name) for name in machine]
+    shared = load_method(method) if method else None
+    opened = open_trace(trace)
+    chosen = parse_selection(layers, opened.layers, "layer")
+    console = Console()
+    for model in machines:
+        record = simulate_trace(opened, model, shared, layers=chosen)
+        console.print(heads_table(record))
+        console.print(units_table(record))
+        path = out / result_file_name(record)
+        write_result(path, record)
+        total = record.cycles
+        console.print(f"{model.name}  {total} cycles  {record.milliseconds(total):.3f} ms  {path}", highlight=False)

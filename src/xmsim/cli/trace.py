@@ -1,0 +1,91 @@
+"""xmsim trace info: what a trace holds, and what each method leaves of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from xmsim.traces.store import Trace
+    from xmsim.workloads.mask_statistics import MaskStatistics
+    from xmsim.workloads.methods import Method
+
+
+def info(
+    trace: Annotated[Path, typer.Argument(help="Folder that xmsim extract wrote.")],
+    method: Annotated[list[str] | None, typer.Option(help="Shipped name or YAML file of a method; every shipped one by default.")] = None,
+) -> None:
+    """Print a trace's shapes and, for each method, densities and block statistics of every layer."""
+    from rich.console import Console
+
+    from xmsim.cli.progress import progress_bar
+    from xmsim.traces.store import open_trace
+    from xmsim.workloads.mask_statistics import mask_statistics
+    from xmsim.workloads.methods import load_method, shipped_methods
+
+    methods = [load_method(name) for name in method or shipped_methods()]
+    opened = open_trace(trace)
+    console = Console()
+    console.print(_layers_table(opened))
+    shapes = opened.manifest.shapes()
+    typer.echo(f"q is [windows, heads, tokens, head_dim] {list(shapes['q'])}, k and v are {list(shapes['k'])}")
+    found: dict[str, list[MaskStatistics]] = {each.name: [] for each in methods}
+    with progress_bar("masks", "layers") as progress:
+        for done, layer in enumerate(opened.layers):
+            progress(done, len(opened.layers))
+            tensors = opened.read_layer(layer)
+            for each in methods:
+                found[each.name].append(mask_statistics(each, tensors))
+    for each in methods:
+        console.print(_method_table(each, opened.layers, found[each.name]))
+    console.print(
+        "density: kept / allowed pairs; full: kept / all pairs; kv: keys that any query head of a KV group keeps / allowed.\n"
+        "X=0, low, high: blocks of a row by the keys they keep. Only blocks and tiles with an allowed pair count.\n"
+        "Means over windows and heads; every share in %.",
+        highlight=False,
+    )
+
+
+def _layers_table(trace: Trace) -> Table:
+    from rich.table import Table
+
+    manifest = trace.manifest
+    model, text = manifest.model, manifest.text.name if manifest.text else "no text"
+    table = Table(title=f"{model.name} ({model.family}) on {text}: {trace.windows} × {manifest.tokens} tokens, {manifest.dtype}")
+    for name in ("layer", "bias", "softmax scale", "max |q|", "max |k|", "MB"):
+        table.add_column(name, justify="left" if name == "bias" else "right")
+    for facts in manifest.layers:
+        bias = f"{facts.bias.kind}, {facts.bias.window} keys" if facts.bias.window else facts.bias.kind
+        numbers = f"{facts.softmax_scale:.4g}", f"{facts.q_max:.3f}", f"{facts.k_max:.3f}", f"{facts.file_bytes / 1e6:.2f}"
+        table.add_row(str(facts.layer), bias, *numbers)
+    return table
+
+
+def _method_table(method: Method, layers: tuple[int, ...], statistics: list[MaskStatistics]) -> Table:
+    from rich.table import Table
+
+    from xmsim.workloads.mask_statistics import DEFAULT_BLOCK, TILE_ROWS, mean_statistics
+
+    title = f"{method.name}: blocks of {method.block or DEFAULT_BLOCK} keys, live tiles of so many queries × one block"
+    table = Table(title=title, box=None, padding=(0, 1))
+    for name in ("layer", "density", "full", "kv", "X=0", "low", "high", *(f"{rows} q" for rows in TILE_ROWS)):
+        table.add_column(name, justify="right")
+    for layer, one in zip(layers, statistics, strict=True):
+        table.add_row(str(layer), *_cells(one))
+    table.add_row("all", *_cells(mean_statistics(statistics)), style="bold")
+    return table
+
+
+def _cells(one: MaskStatistics) -> list[str]:
+    densities = one.densities
+    low, high = ("", "") if one.low_blocks is None else (_percent(one.low_blocks), _percent(1 - one.empty_blocks - one.low_blocks))
+    shares = [densities.density, densities.full_density, densities.kv_density, one.empty_blocks]
+    return [*map(_percent, shares), low, high, *map(_percent, one.live_tiles)]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
