@@ -8,7 +8,7 @@ from xmsim.accel_models.accelerator import Accelerator
 from xmsim.configs.errors import XmsimError
 from xmsim.sim.result import LayerRun, SimulationRecord
 from xmsim.traces.store import Trace
-from xmsim.workloads.attention import AttentionWorkload
+from xmsim.workloads.attention import workload_of
 from xmsim.workloads.methods import Method
 
 NATIVE = "native"
@@ -21,7 +21,7 @@ def simulate_trace(
     method: Method | None = None,
     *,
     layers: Sequence[int] | None = None,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[int, int], None] = lambda done, steps: None,
 ) -> SimulationRecord:
     """Run layers of a trace, every window; without a method the machine uses its own (view native).
 
@@ -29,26 +29,20 @@ def simulate_trace(
         XmsimError: the trace or the workload does not fit the machine or the method.
     """
     used = method or machine.config.method.load()
+    chosen = trace.layers if layers is None else layers
     runs = []
-    for layer in layers if layers is not None else trace.layers:
+    for done, layer in enumerate(chosen):
+        progress(done, len(chosen))
         captured = trace.read_layer(layer)
         for window in range(trace.windows):
-            keep = used.keep(captured, window)
-            workload = AttentionWorkload.from_keep(
-                keep,
-                head_dim=captured.q.shape[3],
-                kv_heads=captured.k.shape[1],
-                causal=captured.bias.kind != "none",
-                window=captured.bias.window,
-            )
+            workload = workload_of(captured, used.keep(captured, window))
             result = machine.simulate(workload)
             runs.append(LayerRun(layer, window, workload.queries, workload.keys, workload.head_dim, workload.kv_heads, result))
-            progress()
     if not runs:
         raise XmsimError(f"{trace.path}: nothing to simulate; choose at least one layer")
     return SimulationRecord(
         machine=machine.facts(),
-        method=used.parameters,
+        method={"name": used.name} | used.parameters,
         view=SAME_MASK if method else NATIVE,
         trace=trace.source(),
         engine="event",

@@ -80,7 +80,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or a number of thousands of digits
         raise RecordError(f"{path}: not a JSON record ({error}); was it truncated or edited?") from error
     if not isinstance(data, dict) or not str(data.get("format", "")).startswith("xmsim."):
         raise RecordError(f"{path}: not written by xmsim: it has no `format` that starts with xmsim.")

@@ -85,7 +85,7 @@ def _refuse_what_configurations_do_not_need(path: Path, text: str) -> None:
             raise ConfigError(f"{place}: nested too deeply to be a configuration; mend the file")
 
 
-def _at(path: Path, mark: yaml.Mark | None) -> str:
+def _at(path: Path, mark: Any) -> str:
     return f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else f"{path}:1:1"
 
 

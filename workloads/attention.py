@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xmsim.configs.densities import Densities
+from xmsim.traces.statistics import block_counts
+from xmsim.traces.store import LayerTrace
 
 WORD_BITS = 64
 
@@ -118,13 +120,10 @@ class AttentionWorkload:
 
     def block_counts(self, block: int) -> npt.NDArray[np.int64]:
         """Kept keys of every block of `block` consecutive keys; int64 [heads, queries, ceil(keys / block)]."""
-        blocks = -(-self.keys // block)
-        counts = np.zeros((self.heads, self.queries, blocks), np.int64)
-        for head in range(self.heads):
-            bits = np.zeros((self.queries, blocks * block), np.uint8)
-            unpacked = np.unpackbits(self.words[head].view(np.uint8), axis=1, bitorder="little")[:, : self.keys]
-            bits[:, : self.keys] = unpacked
-            counts[head] = bits.reshape(self.queries, blocks, block).sum(axis=2, dtype=np.int64)
+        counts = np.zeros((self.heads, self.queries, -(-self.keys // block)), np.int64)
+        for head in range(self.heads):  # one head unpacked at a time
+            bits = np.unpackbits(self.words[head].view(np.uint8), axis=1, bitorder="little")[:, : self.keys]
+            counts[head] = block_counts(bits.astype(bool), block)
         return counts
 
     def kept_pairs(self) -> npt.NDArray[np.int64]:
@@ -147,6 +146,14 @@ class AttentionWorkload:
             full_density=kept / (heads * self.queries * self.keys),
             kv_density=kv_kept / (kv_heads * allowed),
         )
+
+
+def workload_of(layer: LayerTrace, keep: npt.NDArray[np.bool_]) -> AttentionWorkload:
+    """The workload of one window of a layer of a trace under a mask; keep is bool [heads, queries, keys]."""
+    causal = layer.bias.kind != "none"
+    return AttentionWorkload.from_keep(
+        keep, head_dim=layer.q.shape[3], kv_heads=len(layer.kv_head_ids), causal=causal, window=layer.bias.window
+    )
 
 
 def pack(keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:

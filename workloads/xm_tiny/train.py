@@ -100,6 +100,10 @@ class HeldOut:
     text_bytes: int
 
 
+def held_out(tokenizer: Tokenizer, path: Path) -> HeldOut:
+    return HeldOut(encode(tokenizer, path, 1), len(read_text(path).encode()))
+
+
 def prepare(texts: list[str], vocabulary: int, work: Path) -> tuple[Tokenizer, np.ndarray]:
     """The tokenizer and the training ids; made once and kept in `work`."""
     files = [(Path(name), int(repeat or 1)) for name, _, repeat in (text.partition(":") for text in texts)]
@@ -289,9 +293,10 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     chosen = Plan(**{name: getattr(args, name) for name in Plan.__dataclass_fields__})
     tokenizer, ids = prepare(args.text, chosen.vocabulary, args.work)
-    held_out = [HeldOut(encode(tokenizer, path, 1), len(read_text(path).encode())) if path else None for path in (args.valid, args.test)]
+    valid = held_out(tokenizer, args.valid)
+    test = held_out(tokenizer, args.test) if args.test else None
     print(f"{len(ids)} training tokens, {chosen.steps} steps", flush=True)
-    train(chosen, ids, held_out[0], held_out[1], args)
+    train(chosen, ids, valid, test, args)
 
 
 if __name__ == "__main__":

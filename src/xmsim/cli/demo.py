@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,16 +20,15 @@ def demo(
     from xmsim.accel_models.runs import result_file_name, simulate_trace
     from xmsim.reports.compare import compare
     from xmsim.sim.result import write_result
+    from xmsim.workloads.built_in import NAME, training_record
     from xmsim.workloads.extract import extract_trace
     from xmsim.workloads.measure import measure_trace
     from xmsim.workloads.measurement import write_measurement
     from xmsim.workloads.methods import load_method
-    from xmsim.workloads.built_in import NAME as XM_TINY
-    from xmsim.workloads.built_in import training_record
 
     trace_folder, results = out / "trace", out / "results"
-    _step(f"extract   {XM_TINY}, {tokens} tokens of the shipped text -> {trace_folder}")
-    trace = extract_trace(XM_TINY, tokens=tokens, out=trace_folder)
+    _step(f"extract   {NAME}, {tokens} tokens of the shipped text -> {trace_folder}")
+    trace = extract_trace(NAME, tokens=tokens, out=trace_folder)
     files = []
     for name in MACHINES:
         _step(f"simulate  {name} -> {results}")
@@ -43,15 +42,15 @@ def demo(
     outcome = compare(files, out / "report")
 
     typer.echo()
-    for line in (_model_line(training_record()), *outcome.summary, f"The report: {outcome.report}"):
+    for line in (_model_line(NAME, training_record()), *outcome.summary, f"The report: {outcome.report}"):
         typer.echo(line)
 
 
-def _model_line(record: dict[str, dict[str, float]]) -> str:
+def _model_line(name: str, record: dict[str, Any]) -> str:
     test = record["test"]
     return (
-        f"{record['model']} is a real language model of {record['parameters'] / 1e6:.1f} M parameters: "
-        f"perplexity {test['perplexity']:.1f} a token, {test['bits_per_byte']:.2f} bits a byte on the WikiText-2 test split."
+        f"{name}: {record['parameters'] / 1e6:.1f} M parameters trained on {record['trained_tokens'] / 1e6:.1f} M tokens, "
+        f"perplexity {test['perplexity']:.1f} a token and {test['bits_per_byte']:.2f} bits a byte on the WikiText-2 test split."
     )
 
 

@@ -16,12 +16,11 @@ def simulate(
     out: Annotated[Path, typer.Option(help="Folder for one result file per machine.")] = Path("results"),
 ) -> None:
     """Simulate a trace on accelerators: cycles, stalls, utilisation and bytes for every layer and head."""
-    from rich.console import Console
-
     from xmsim.accel_models import load_accelerator
     from xmsim.accel_models.runs import result_file_name, simulate_trace
+    from xmsim.cli.progress import progress_bar
     from xmsim.cli.selection import parse_selection
-    from xmsim.cli.tables import heads_table, units_table
+    from xmsim.cli.tables import cycles_table, table_console, units_table
     from xmsim.sim.result import write_result
     from xmsim.traces.store import open_trace
     from xmsim.workloads.methods import load_method
@@ -30,10 +29,11 @@ def simulate(
     shared = load_method(method) if method else None
     opened = open_trace(trace)
     chosen = parse_selection(layers, opened.layers, "layer")
-    console = Console()
+    console = table_console()
     for model in machines:
-        record = simulate_trace(opened, model, shared, layers=chosen)
-        console.print(heads_table(record))
+        with progress_bar(f"simulate {model.name}", "layers") as progress:
+            record = simulate_trace(opened, model, shared, layers=chosen, progress=progress)
+        console.print(cycles_table(record))
         console.print(units_table(record))
         path = out / result_file_name(record)
         write_result(path, record)

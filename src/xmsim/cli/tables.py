@@ -2,65 +2,70 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+
+from rich import box
+from rich.console import Console
 from rich.table import Table
 
-from xmsim.sim.result import LayerRun, SimulationRecord
+from xmsim.sim.result import CauseCycles, HeadResult, LayerRun, SimResult, SimulationRecord
+
+WIDTH = 120  # columns, where the output is no terminal and so has no width of its own
 
 
-def heads_table(record: SimulationRecord) -> Table:
-    """One row per layer and head: cycles, time, density, traffic, where it stalled."""
-    table = Table(title=f"{record.machine.name}, method {record.method['name']}, view {record.view}: layers and heads (simulated)")
-    for name in ("layer", "head", "cycles", "ms", "density", "DRAM kB", "stalled stage-cycles by cause"):
-        table.add_column(name, justify="left" if "stalled" in name else "right")
-    for run in record.runs:
-        for head in run.result.heads:
-            table.add_row(
-                _label(record, run),
-                str(head.head),
-                str(head.cycles),
-                f"{head.latency_ms:.4f}",
-                f"{head.densities.density:.4f}",
-                f"{_kilobytes(head.traffic):.1f}",
-                _causes(head.stalls),
-            )
-        result = run.result
-        table.add_row(
-            _label(record, run),
-            "all",
-            str(result.cycles),
-            f"{result.latency_ms:.4f}",
-            f"{result.densities.density:.4f}",
-            f"{_kilobytes(result.traffic):.1f}",
-            _causes(result.stalls),
-            style="bold",
-            end_section=True,
-        )
+def table_console() -> Console:
+    """A console that does not fold tables when they go to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
+
+
+def cycles_table(record: SimulationRecord) -> Table:
+    """One row per layer and head: cycles, time, density, bytes, and what its jobs waited for."""
+    causes = sorted({cause for run in record.runs for cause in _by_cause(run.result.stalls)})
+    table = _table(
+        f"{record.machine.name}, method {record.method['name']}, view {record.view}, simulated at {record.machine.clock_mhz:g} MHz",
+        ["cycles", "ms", "density", "DRAM kB", *(f"stalled: {cause.replace('_', ' ')}" for cause in causes)],
+    )
+    _add_rows(table, record, lambda run, part: [*_numbers(part), *(str(_by_cause(part.stalls)[cause]) for cause in causes)])
     return table
 
 
 def units_table(record: SimulationRecord) -> Table:
-    """One row per layer: the share of time in which each unit works."""
-    table = Table(title=f"{record.machine.name}: utilisation of every unit, % of its server-cycles (simulated)")
-    table.add_column("layer", justify="right")
+    """One row per layer and head: the share of the layer's server-cycles in which each unit works; heads add up to the layer."""
     units = list(record.runs[0].result.busy)
-    for unit in units:
-        table.add_column(unit.replace("_", " "), justify="right")
-    for run in record.runs:
-        table.add_row(_label(record, run), *(f"{100 * run.result.utilisation(unit):.1f}" for unit in units))
+    table = _table(f"{record.machine.name}, utilisation of every unit in %, simulated", [unit.replace("_", " ") for unit in units])
+    _add_rows(table, record, lambda run, part: [_utilisation(run.result, unit, part.busy[unit]) for unit in units])
     return table
 
 
-def _label(record: SimulationRecord, run: LayerRun) -> str:
-    several_windows = any(other.window for other in record.runs)
-    return f"{run.layer} (window {run.window})" if several_windows else str(run.layer)
+def _table(title: str, columns: list[str]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in ("layer", "head", *columns):
+        table.add_column(name, justify="right", min_width=max(map(len, name.split())))
+    return table
 
 
-def _kilobytes(traffic: dict[str, dict[str, int]]) -> float:
-    return sum(sum(channel.values()) for channel in traffic.values()) / 1e3
+def _add_rows(table: Table, record: SimulationRecord, cells: Callable[[LayerRun, HeadResult | SimResult], list[str]]) -> None:
+    several_windows = any(run.window for run in record.runs)
+    for run in record.runs:
+        label = f"{run.layer}, window {run.window}" if several_windows else str(run.layer)
+        for head in run.result.heads:
+            table.add_row(label, str(head.head), *cells(run, head))
+        table.add_row(label, "all", *cells(run, run.result), style="bold", end_section=True)
 
 
-def _causes(stalls: dict[str, dict[str, int]]) -> str:
-    named = [
-        (cycles, f"{stage} {cycles} on {cause.replace('_', ' ')}") for stage, causes in stalls.items() for cause, cycles in causes.items()
-    ]
-    return ", ".join(text for _, text in sorted(named, reverse=True)) or "none"
+def _numbers(part: HeadResult | SimResult) -> list[str]:
+    kilobytes = sum(sum(channel.values()) for channel in part.traffic.values()) / 1e3
+    return [str(part.cycles), f"{part.latency_ms:.4f}", f"{part.densities.density:.4f}", f"{kilobytes:.1f}"]
+
+
+def _utilisation(layer: SimResult, unit: str, busy_cycles: int) -> str:
+    return f"{100 * busy_cycles / (layer.servers[unit] * layer.cycles):.1f}"
+
+
+def _by_cause(stalls: CauseCycles) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for causes in stalls.values():
+        total.update(causes)
+    return total

@@ -1,0 +1,1 @@
+"""The software reference: what the right answer is, and the real kernels."""

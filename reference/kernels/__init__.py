@@ -1,0 +1,1 @@
+"""Kernels that are timed: sparse attention on this machine's processor."""

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from xmsim.cli.extract import extract
+from xmsim.cli.trace import info
+from xmsim.configs.errors import XmsimError
+
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Llama of random weights with a tokenizer that knows every letter of its text."""
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    config = transformers.LlamaConfig(
+        vocab_size=32, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    letters = {sign: at for at, sign in enumerate("abcdefghijklmnopqrstuvwxyz")}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=letters, merges=[]))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("thequickbrownfoxjumpsoverthelazydog" * 4)
+    return path
+
+
+def run(*words: object) -> Result:
+    app = typer.Typer()
+    app.command()(extract)
+    app.command()(info)
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_extract_prints_one_line_with_units_and_info_tells_the_rest(model: Path, text: Path, tmp_path: Path):
+    trace = tmp_path / "trace"
+    extracted = run(
+        "extract",
+        model,
+        "--text",
+        text,
+        "--tokens",
+        64,
+        "--windows",
+        2,
+        "--layers",
+        "0,2",
+        "--heads",
+        "1,3",
+        "--dtype",
+        "bfloat16",
+        "--out",
+        trace,
+    )
+    assert extracted.exit_code == 0, extracted.output
+    assert extracted.stderr == ""  # no progress bar where there is no terminal
+    assert extracted.stdout == f"model  2 layers  2 heads on 2 KV heads  2 × 64 tokens  bfloat16  0.0 MB  {trace}\n"
+
+    shown = run("info", trace, "--method", "xm", "--method", "dense")
+    assert shown.exit_code == 0, shown.output
+    assert "q is [windows, heads, tokens, head_dim] [2, 2, 64, 8], k and v are [2, 2, 64, 8]" in shown.stdout
+    tables = shown.stdout.split("xm: blocks of 64 keys")[1].split("dense: blocks of 64 keys")
+    assert len(tables) == 2
+    for table in tables:
+        assert [line.split()[0] for line in table.splitlines()[2:5]] == ["0", "2", "all"]
+    # dense, all layers: density 100 %, full density 65 / 128, kv density 100 %, no empty block, every tile live
+    assert tables[1].splitlines()[4].split() == ["all", "100.0", "50.8", "100.0", "0.0", *["100.0"] * 5]
+
+
+def test_info_shows_every_shipped_method_by_default(model: Path, text: Path, tmp_path: Path):
+    from xmsim.workloads.methods import shipped_methods
+
+    run("extract", model, "--text", text, "--tokens", 64, "--out", tmp_path / "trace")
+    shown = run("info", tmp_path / "trace").stdout
+    assert [f"{name}: blocks" in shown for name in shipped_methods()] == [True] * len(shipped_methods())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--layers", "first"], "--layers first: write numbers and ranges, e.g. 0-3,5"),
+        (["--layers", "2-1"], "--layers 2-1: no layer chosen"),
+        (["--heads", "0-"], "--heads 0-: write numbers and ranges"),
+        (["--layers", "2-3"], "model: no layer 3; it has layers 0 to 2"),
+        (["--dtype", "int8"], "no storage dtype int8"),
+        (["--tokens", "200"], "the text has 140 tokens, too short for 1 × 200"),
+    ],
+)
+def test_bad_options_are_one_sentence(model: Path, text: Path, tmp_path: Path, options: list[str], sentence: str):
+    outcome = run("extract", model, "--text", text, "--tokens", 64, "--out", tmp_path / "trace", *options)
+    assert isinstance(outcome.exception, XmsimError)
+    assert sentence in str(outcome.exception) and "\n" not in str(outcome.exception)
+    assert not (tmp_path / "trace").exists()

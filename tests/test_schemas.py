@@ -1,0 +1,44 @@
+"""The published schemas are those of the code, and our own files obey them."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from xmsim.sim.result import read_result
+from xmsim.workloads.measurement import read_measurement
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+spec = importlib.util.spec_from_file_location("make_schemas", DOCS / "make_schemas.py")
+make_schemas = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make_schemas)
+
+
+def test_published_schemas_are_made_from_the_classes():
+    published = {path.name: json.loads(path.read_text()) for path in (DOCS / "schemas").glob("*.json")}
+    assert published == json.loads(json.dumps(make_schemas.schemas()))
+
+
+GOLDEN = {
+    "result.v1.json": "records/result.v1.json",
+    "measurement.v1.json": "records/measurement.v1.json",
+    "trace.v1.json": "trace_v1/manifest.json",
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_golden_file_of_each_version_obeys_its_schema(name):
+    golden = json.loads((Path(__file__).parent / "golden" / GOLDEN[name]).read_text())
+    schema = json.loads((DOCS / "schemas" / name).read_text())
+    jsonschema.validate(golden, schema)
+    for key in schema["required"]:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({k: value for k, value in golden.items() if k != key}, schema)
+
+
+def test_golden_results_and_measurements_stay_readable():
+    records = Path(__file__).parent / "golden" / "records"
+    assert read_result(records / "result.v1.json").runs[0].result.cycles > 0
+    assert read_measurement(records / "measurement.v1.json").runs[0].timing.n >= 5

@@ -1,0 +1,179 @@
+"""Methods from YAML: what ships, what is refused, and the masks they make of a layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xmsim.configs.errors import ConfigError, XmsimError
+from xmsim.configs.schema import Config, read_config
+from xmsim.reference.attention import nm_keep, predict_scores, xm_keep
+from xmsim.traces.manifest import Bias
+from xmsim.traces.store import LayerTrace
+from xmsim.workloads.methods import MethodReference, load_method, shipped_methods
+
+TOKENS, VALID = 150, (150, 133)
+BIASES = {
+    "causal": Bias("causal"),
+    "sliding_window": Bias("sliding_window", window=20),
+    "alibi": Bias("alibi", slopes=(0.5, 0.25, 0.125, 0.0625)),
+    "none": Bias("none"),
+}
+
+
+def layer_with(bias: Bias) -> LayerTrace:
+    """Two windows of four query heads on two KV heads; the second window ends in padding."""
+    rng = np.random.default_rng(8)
+    q = rng.standard_normal((2, 4, TOKENS, 16), dtype=np.float32) * 2
+    k, v = (rng.standard_normal((2, 2, TOKENS, 16), dtype=np.float32) for _ in range(2))
+    maxima = float(np.abs(q).max()), float(np.abs(k).max())
+    return LayerTrace(3, q, k, v, VALID, 0.25, bias, *maxima, head_ids=(0, 1, 2, 3), kv_head_ids=(0, 1))
+
+
+def scores_of(layer: LayerTrace, window: int, head: int) -> np.ndarray:
+    """Scaled and biased scores, pair by pair."""
+    valid = layer.valid_tokens[window]
+    scores = np.full((valid, valid), -np.inf, np.float32)
+    products = layer.q[window, head, :valid] @ layer.k[window, head // 2, :valid].T
+    for i, j in np.ndindex(valid, valid):
+        seen = {"causal": j <= i, "alibi": j <= i, "none": True, "sliding_window": i - 20 < j <= i}[layer.bias.kind]
+        if seen:
+            added = np.float32(layer.bias.slopes[head] * j) if layer.bias.slopes else np.float32(0)
+            scores[i, j] = products[i, j] * np.float32(0.25) + added
+    return scores
+
+
+def test_the_presets_of_the_design_ship_and_name_the_source_of_each_value() -> None:
+    assert {"dense", "xm", "xm2", "xm_32", "nm", "sanger", "topk", "window"} <= set(shipped_methods())
+    for name in shipped_methods():
+        method = load_method(name)
+        assert method.name == name and method.prediction is None
+        assert set(method.config.sources) == set(method.parameters) - {"method", "prediction"}
+
+
+def test_shipped_values_are_those_of_the_dynax_artifact() -> None:
+    def numbers(name: str) -> dict:
+        return {key: value for key, value in load_method(name).parameters.items() if key not in ("method", "prediction")}
+
+    assert numbers("xm") == {"block": 64, "kept_high": 16, "kept_low": 8, "threshold_high": 1.0, "threshold_low": 0.1}
+    assert numbers("xm2") == numbers("xm") | {"threshold_high": 1.5, "threshold_low": 0.2}
+    assert numbers("xm_32") == numbers("xm") | {"block": 32, "kept_high": 8, "kept_low": 4}
+    assert numbers("nm") == {"block": 64, "kept": 16}
+    assert numbers("sanger") == {"threshold": 1e-4}
+    assert numbers("topk") == {"kept": 400}
+
+
+@pytest.mark.parametrize("kind", BIASES)
+@pytest.mark.parametrize("name", ["dense", "xm", "xm_32", "nm", "sanger", "topk", "window"])
+def test_a_mask_stays_within_what_the_dense_model_computes(name: str, kind: str) -> None:
+    layer = layer_with(BIASES[kind])
+    method = load_method(name)
+    for window, valid in enumerate(VALID):
+        keep, allowed = method.keep(layer, window), method.allowed(layer, window)
+        assert keep.shape == (4, valid, valid) and allowed.shape == (valid, valid)
+        assert not (keep & ~allowed).any()
+        assert keep.any(axis=-1).all()
+        if name == "dense":
+            np.testing.assert_array_equal(keep, np.broadcast_to(allowed, keep.shape))
+
+
+@pytest.mark.parametrize("kind", BIASES)
+def test_a_mask_is_that_of_the_scores_with_the_models_bias(kind: str) -> None:
+    layer = layer_with(BIASES[kind])
+    for window, head in ((0, 1), (1, 2)):
+        scores = scores_of(layer, window, head)
+        np.testing.assert_array_equal(load_method("xm").keep(layer, window)[head], xm_keep(scores))
+        np.testing.assert_array_equal(load_method("nm", kept=4).keep(layer, window)[head], nm_keep(scores, kept=4))
+        np.testing.assert_array_equal(load_method("dense").allowed(layer, window), scores > -np.inf)
+
+
+def test_a_mask_of_some_heads_is_that_part_of_the_layers_mask() -> None:
+    layer = layer_with(BIASES["causal"])
+    for method in (load_method("xm"), load_method("xm_32", prediction={"group": 2, "bits": 4})):
+        np.testing.assert_array_equal(method.keep(layer, 1, heads=[3, 0]), method.keep(layer, 1)[[3, 0]])
+
+
+def test_prediction_quantises_with_the_scale_of_the_layer() -> None:
+    layer = layer_with(BIASES["causal"])
+    method = load_method("xm", prediction={"group": 4, "bits": 6})
+    assert method.prediction is not None and (method.prediction.group, method.prediction.bits) == (4, 6)
+    predicted = predict_scores(layer.q, layer.k, group=4, bits=6, scale=0.25)  # of both windows and all heads together
+    scores = np.where(np.tri(133, dtype=bool), predicted[1, :, :133, :133], np.float32(-np.inf))
+    keep = method.keep(layer, 1)
+    np.testing.assert_array_equal(keep, xm_keep(scores))
+    assert (keep != load_method("xm").keep(layer, 1)).any()
+
+
+def test_a_layer_that_a_method_cannot_serve_is_one_sentence() -> None:
+    layer = layer_with(BIASES["causal"])
+    with pytest.raises(XmsimError, match=r"^method xm on layer 3, window 0, head 0: group: 3 must divide the head dimension, 16$"):
+        load_method("xm", prediction={"group": 3, "bits": 4}).keep(layer, 0)
+    layer.q[1, 2, 5, 5] = np.nan
+    with pytest.raises(XmsimError, match=r"^method nm on layer 3, window 1, head 2: scores: NaN"):
+        load_method("nm").keep(layer, 1)
+
+
+@pytest.mark.parametrize(
+    "name, overrides, sentence",
+    [
+        ("xm_33", {}, "no method xm_33; did you mean xm_32?, or give a .yaml file"),
+        ("xm", {"kept_hig": 3}, "method xm with its overrides: kept_hig: unknown key; did you mean kept_high?"),
+        ("xm", {"kept_high": 65}, "method xm with its overrides: kept_high: 65 must be between 1 and block, 64"),
+        (
+            "dense",
+            {"prediction": {"group": 1, "bits": 4}},
+            "method dense with its overrides: prediction: unknown key; known keys are method, sources",
+        ),
+        (
+            "xm",
+            {"prediction": {"group": 2, "bits": 9}},
+            "method xm with its overrides: prediction.bits: input should be less than or equal to 8 (got 9)",
+        ),
+    ],
+)
+def test_a_wrong_name_or_override_is_answered_with_the_way_out(name: str, overrides: dict, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_method(name, **overrides)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("method: xmm\n", "1:1: method: no kind xmm; did you mean xm?"),
+        ("kept: 3\n", "1:1: method: missing; add it, one of dense, nm, sanger, topk, window, xm"),
+        ("method: topk\nkept: 0\n", "2:1: kept: input should be greater than 0 (got 0)"),
+        ("method: nm\nblock: 4\nkept: 5\n", "1:1: the file: kept: 5 must be between 1 and block, 4"),
+    ],
+)
+def test_a_wrong_file_is_answered_with_the_place(text: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_method(path)
+    assert str(caught.value) == f"{path}:{sentence}"
+
+
+def test_a_file_of_ones_own_is_a_method_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("method: nm\nblock: 4\nkept: 2\n")
+    method = load_method(path)
+    assert (method.name, method.block, method.parameters["kept"]) == ("mine", 4, 2)
+
+
+class MachineConfig(Config):
+    method: MethodReference
+
+
+def test_a_machines_file_names_a_method_and_overrides_it(tmp_path: Path) -> None:
+    path = tmp_path / "machine.yaml"
+    path.write_text("method: {name: xm_32, prediction: {group: 2, bits: 4}}\n")
+    config = read_config(path, MachineConfig)
+    assert config.method.load() == load_method("xm_32", prediction={"group": 2, "bits": 4})
+    assert config.model_dump(mode="json") == {"method": {"name": "xm_32", "prediction": {"group": 2, "bits": 4}}}
+    path.write_text("\nmethod: {name: xm_32, predict: {group: 2, bits: 4}}\n")
+    with pytest.raises(ConfigError) as caught:
+        read_config(path, MachineConfig)
+    assert str(caught.value) == f"{path}:2:1: method: method xm_32 with its overrides: predict: unknown key; did you mean prediction?"

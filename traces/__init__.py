@@ -1,0 +1,1 @@
+"""The stored record of a model run: format, reading, writing, statistics."""

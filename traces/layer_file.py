@@ -1,0 +1,87 @@
+"""The tensors of one layer in one safetensors file.
+
+The format is eight bytes of header length, a JSON header and raw little-endian numbers. It is read and written here and
+not through the safetensors package because that needs torch for bfloat16, and because a layer is written head by head.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from xmsim.traces.errors import TraceError
+from xmsim.traces.storage import RAW_TYPES, StorageDtype, decode, encode
+
+Tensors = Mapping[str, npt.NDArray[np.float32]]
+_CODES: dict[StorageDtype, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_layer_file(path: Path, tensors: Tensors, valid_tokens: tuple[int, ...], dtype: StorageDtype) -> None:
+    """Write tensors [windows, heads, tokens, head_dim]; tokens after a window's valid ones are written as zeros."""
+    entries: dict[str, dict[str, Any]] = {}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.size * RAW_TYPES[dtype].itemsize
+        entries[name] = {"dtype": _CODES[dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little"))
+        file.write(header)
+        for tensor in tensors.values():
+            _write_heads(file, tensor, valid_tokens, dtype)
+
+
+def _write_heads(file: BinaryIO, tensor: npt.NDArray[np.float32], valid_tokens: tuple[int, ...], dtype: StorageDtype) -> None:
+    for window, valid in zip(tensor, valid_tokens, strict=True):
+        for head in window:
+            stored = encode(head, dtype)
+            stored[valid:] = 0
+            file.write(stored.data)
+
+
+def read_layer_file(
+    path: Path, sha256: str, shapes: Mapping[str, tuple[int, ...]], dtype: StorageDtype
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Read tensors of known shapes as float32, after checking the whole file against its SHA-256.
+
+    Raises:
+        TraceError: the file is missing, truncated or edited, or does not hold these shapes in this format.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read ({error.strerror or error}); run the same `xmsim extract` again to restore it") from error
+    if hashlib.sha256(data.data).hexdigest() != sha256:
+        raise TraceError(
+            f"{path}: its {data.size} bytes do not match the SHA-256 in manifest.json, the file was truncated or edited; "
+            "run the same `xmsim extract` again to restore it"
+        )
+    try:
+        base = 8 + int.from_bytes(data[:8].tobytes(), "little")
+        entries = json.loads(data[8:base].tobytes())
+        return {name: _tensor(data, base, entries[name], shape, dtype) for name, shape in shapes.items()}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TraceError(f"{path}: not what manifest.json says ({error}); the manifest was edited, extract the trace again") from error
+
+
+def _tensor(
+    data: npt.NDArray[np.uint8], base: int, entry: dict[str, Any], shape: tuple[int, ...], dtype: StorageDtype
+) -> npt.NDArray[np.float32]:
+    if entry["dtype"] != _CODES[dtype] or tuple(entry["shape"]) != shape:
+        raise ValueError(f"{entry['dtype']} {entry['shape']} instead of {_CODES[dtype]} {list(shape)}")
+    stored = np.frombuffer(data, RAW_TYPES[dtype], count=math.prod(shape), offset=base + entry["data_offsets"][0])
+    return decode(stored, dtype).reshape(shape)

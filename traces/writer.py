@@ -1,0 +1,123 @@
+"""Writing a trace layer by layer: each layer is there whole or not at all, and what is there is not done again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from xmsim.configs.files import write_whole
+from xmsim.traces.errors import TraceError
+from xmsim.traces.layer_file import file_sha256, write_layer_file
+from xmsim.traces.manifest import MANIFEST_NAME, Bias, LayerFacts, Manifest, layer_file_name, read_manifest, write_manifest
+from xmsim.traces.storage import rounded
+
+Floats = npt.NDArray[np.float32]
+_LEFTOVERS = ".*.tmp"  # temporary files of a killed run
+
+
+class TraceWriter:
+    """Fills a trace folder according to a plan: a manifest without layers."""
+
+    def __init__(self, folder: Path, plan: Manifest) -> None:
+        """Start a trace, or go on with one of the same plan; nothing is written before the first layer.
+
+        Raises:
+            TraceError: the folder holds something else, or a trace of another plan.
+        """
+        self._folder = folder
+        self._started = (folder / MANIFEST_NAME).exists()
+        if self._started:
+            self._manifest = self._resumed(plan)
+        else:
+            self._check_empty()
+            self._manifest = plan
+        for leftover in folder.glob(_LEFTOVERS):
+            leftover.unlink(missing_ok=True)
+
+    @property
+    def layer_ids(self) -> tuple[int, ...]:
+        """Layers of the plan."""
+        return self._manifest.layer_ids
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Layers that are still to be written."""
+        return self._manifest.missing
+
+    def _check_empty(self) -> None:
+        folder = self._folder
+        if folder.exists() and (not folder.is_dir() or any(not child.match(_LEFTOVERS) for child in folder.iterdir())):
+            raise TraceError(f"{folder}: exists and is no trace; choose another folder for the trace")
+
+    def _resumed(self, plan: Manifest) -> Manifest:
+        """The manifest found in the folder, with the layers whose files are whole."""
+        found = read_manifest(self._folder)
+        asked, before = asdict(plan), asdict(replace(found, layers=()))
+        if other := [name for name in asked if asked[name] != before[name]]:
+            raise TraceError(f"{self._folder}: holds a trace with another {', '.join(other)}; choose another folder for this one")
+        return replace(found, layers=tuple(facts for facts in found.layers if self._is_whole(facts)))
+
+    def _is_whole(self, facts: LayerFacts) -> bool:
+        path = self._folder / layer_file_name(facts.layer)
+        return path.is_file() and path.stat().st_size == facts.file_bytes and file_sha256(path) == facts.sha256
+
+    def write_layer(self, layer: int, q: Floats, k: Floats, v: Floats, *, scale: float, bias: Bias) -> None:
+        """Write one layer: all heads of the model are given, those of the plan are stored.
+
+        Args:
+            q: [windows, model heads, tokens, head_dim], after rotary embedding and before scaling.
+            k, v: [windows, model KV heads, tokens, head_dim].
+            scale: the scores are scale × q·k + bias.
+            bias: with one slope a head of the model, if it is alibi.
+        Raises:
+            TraceError: shapes that are not those of the plan, or values that are not finite in the storage dtype.
+            XmsimError: the disk is full; the layers written before stay.
+        """
+        plan = self._manifest
+        model = plan.model
+        for name, tensor, heads in (("q", q, model.heads), ("k", k, model.kv_heads), ("v", v, model.kv_heads)):
+            expected = (plan.windows, heads, plan.tokens, model.head_dim)
+            if tensor.shape != expected:
+                raise TraceError(
+                    f"layer {layer}: {name} has shape {list(tensor.shape)}, the configuration of {model.name} says {list(expected)}; "
+                    f"{model.family} cannot be stored as a trace"
+                )
+        q_max, k_max, _ = (self._largest(layer, name, tensor) for name, tensor in (("q", q), ("k", k), ("v", v)))
+        if bias.slopes is not None:
+            bias = replace(bias, slopes=tuple(bias.slopes[head] for head in plan.head_ids))
+        tensors = {"q": _select(q, plan.head_ids), "k": _select(k, plan.kv_head_ids), "v": _select(v, plan.kv_head_ids)}
+        if not self._started:  # first, so that a run killed from here on leaves a folder that says what it is
+            write_manifest(self._folder, plan)
+            self._started = True
+        path = self._folder / layer_file_name(layer)
+        write_whole(path, lambda temporary: write_layer_file(temporary, tensors, plan.valid_tokens, plan.dtype))
+        facts = LayerFacts(
+            layer=layer,
+            sha256=file_sha256(path),
+            file_bytes=path.stat().st_size,
+            softmax_scale=scale,
+            bias=bias,
+            q_max=q_max,
+            k_max=k_max,
+        )
+        self._manifest = replace(plan, layers=tuple(sorted((*plan.layers, facts), key=lambda stored: stored.layer)))
+        write_manifest(self._folder, self._manifest)
+
+    def _largest(self, layer: int, name: str, tensor: Floats) -> float:
+        """Largest magnitude over valid tokens, as stored: rounding keeps order, so the largest stays the largest."""
+        valid = [window[:, :tokens] for window, tokens in zip(tensor, self._manifest.valid_tokens, strict=True)]
+        largest = float(np.max([(part.max(), -part.min()) for part in valid]))
+        if not np.isfinite(largest):
+            raise TraceError(f"layer {layer}: {name} holds NaN or infinity, so the model's output is meaningless; check its weights")
+        stored = rounded(largest, self._manifest.dtype)
+        if not np.isfinite(stored):
+            raise TraceError(f"layer {layer}: |{name}| reaches {largest:.3g}, more than {self._manifest.dtype} holds; use --dtype float32")
+        return stored
+
+
+def _select(tensor: Floats, heads: tuple[int, ...]) -> Floats:
+    """The heads of a tensor; the tensor itself where that is all of them, to save the copy."""
+    return tensor if len(heads) == tensor.shape[1] else tensor[:, list(heads)]

@@ -1,0 +1,178 @@
+"""Attention on a trace's own tensors, timed on this host: dense, the making of a mask, and sparse with that mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+
+from xmsim.configs.errors import XmsimError
+from xmsim.reference.kernels.cpu_attention import gather_attention, kept_pairs
+from xmsim.traces.store import LayerTrace, Trace
+from xmsim.workloads.accuracy import AttentionProblem, check_attention
+from xmsim.workloads.dense_attention import DenseAttention, DenseKernel, fastest_dense_kernel
+from xmsim.workloads.host import available_cores, describe_host
+from xmsim.workloads.measurement import MeasuredRun, MeasurementRecord
+from xmsim.workloads.methods import Method
+from xmsim.workloads.timing import time_calls
+
+Progress = Callable[[int, int], None]  # (layers done, layers in all)
+
+
+def _no_progress(done: int, layers: int) -> None:
+    """Show nothing."""
+
+
+def measure_trace(
+    trace: Trace,
+    method: Method,
+    *,
+    layers: Sequence[int] | None = None,
+    window: int = 0,
+    repeats: int = 25,
+    threads: int | None = None,
+    device: str = "cpu",
+    progress: Progress = _no_progress,
+) -> MeasurementRecord:
+    """Time dense attention, the making of the method's mask, and sparse attention with it; all stored heads of a layer at once.
+
+    Dense attention is PyTorch's, in the backend and number format that a trial on the first layer finds fastest. Every
+    output is checked against a float64 reference before it is timed. Nothing but the attention itself, or the mask with the
+    lists of its kept keys, is in a time: tensors lie ready in the kernel's number format.
+
+    Args:
+        layers: of the model, among those stored; None: all.
+        window: of the text.
+        repeats: samples of each time; fewer, but at least 5, when they take longer than 0.3 s.
+        threads: for each operation; None: all cores this process may use.
+        device: "cuda" times dense attention on the GPU as well.
+        progress: called after each layer.
+    Raises:
+        XmsimError: no torch, no such layer, window, device or thread count, or a kernel whose result is wrong on this host.
+    """
+    threads = available_cores() if threads is None else threads
+    chosen = trace.layers if layers is None else layers
+    if not 0 <= window < trace.windows:
+        raise XmsimError(f"{trace.path}: no window {window}; the trace has windows 0 to {trace.windows - 1}")
+    devices = _devices(device)
+    runs: list[MeasuredRun] = []
+    kernels: list[DenseKernel] = []
+    with _thread_limit(threads):
+        for done, number in enumerate(chosen):
+            layer = trace.read_layer(number)
+            kernels = kernels or [fastest_dense_kernel(layer, window, name) for name in devices]
+            runs += [_dense_run(layer, window, kernel, repeats, threads) for kernel in kernels]
+            if method.parameters["method"] != "dense":
+                runs += _sparse_runs(layer, window, method, repeats, threads)
+            progress(done + 1, len(chosen))
+    return MeasurementRecord(describe_host(), trace.source(), {"name": method.name} | method.parameters, tuple(runs))
+
+
+def _dense_run(layer: LayerTrace, window: int, kernel: DenseKernel, repeats: int, threads: int) -> MeasuredRun:
+    attention = DenseAttention(layer, window, kernel)
+    q, k, v = (tensor[0] for tensor in (attention.q, attention.k, attention.v))
+    allowed = layer.bias.allowed(layer.valid_tokens[window])
+    problem = AttentionProblem(q, k, v, allowed, layer.scale, _position_bias(layer, window))
+    name = f"layer {layer.layer}: dense attention, {kernel.name}, {kernel.dtype} on {kernel.device}"
+    checked = check_attention(attention()[0], problem, name)
+    return _run_of(layer, window, threads)(
+        device=kernel.device,
+        operation="dense attention",
+        method="dense",
+        backend=kernel.name,
+        dtype=kernel.dtype,
+        density=1.0,
+        timing=time_calls(attention, repeats=repeats),
+        max_error=checked.max_error,
+        allowed_error=checked.allowed_error,
+    )
+
+
+def _sparse_runs(layer: LayerTrace, window: int, method: Method, repeats: int, threads: int) -> list[MeasuredRun]:
+    import torch
+
+    tokens = layer.valid_tokens[window]
+    q, k, v = (x[window, :, :tokens].copy() for x in (layer.q, layer.k, layer.v))
+    slopes = None if layer.bias.slopes is None else np.array(layer.bias.slopes, np.float32)
+    keep = method.keep(layer, window)
+    pairs = kept_pairs(keep)
+    attention = partial(gather_attention, q, k, v, pairs, scale=layer.scale, slopes=slopes)
+    q_tensor, k_tensor, v_tensor = (torch.from_numpy(x) for x in (q, k, v))
+    problem = AttentionProblem(q_tensor, k_tensor, v_tensor, keep, layer.scale, _position_bias(layer, window))
+    checked = check_attention(torch.from_numpy(attention()), problem, f"layer {layer.layer}: sparse attention, numba gather, float32")
+    allowed = np.count_nonzero(layer.bias.allowed(tokens)) * len(q)
+    run = partial(_run_of(layer, window, threads), device="cpu", method=method.name, dtype="float32", density=len(pairs.keys) / allowed)
+    return [
+        run(
+            operation="mask",
+            backend="numpy + numba",
+            timing=time_calls(lambda: kept_pairs(method.keep(layer, window)), repeats=repeats),
+            max_error=None,
+            allowed_error=None,
+        ),
+        run(
+            operation="sparse attention",
+            backend="numba gather",
+            timing=time_calls(attention, repeats=repeats),
+            max_error=checked.max_error,
+            allowed_error=checked.allowed_error,
+        ),
+    ]
+
+
+def _run_of(layer: LayerTrace, window: int, threads: int) -> Callable[..., MeasuredRun]:
+    """MeasuredRun with what all runs of a layer share filled in."""
+    tokens = layer.valid_tokens[window]
+    return partial(
+        MeasuredRun,
+        layer=layer.layer,
+        window=window,
+        threads=threads,
+        query_tokens=tokens,
+        key_tokens=tokens,
+        heads=layer.q.shape[1],
+        kv_heads=layer.k.shape[1],
+        head_dim=layer.q.shape[3],
+    )
+
+
+def _position_bias(layer: LayerTrace, window: int) -> np.ndarray | None:
+    """ALiBi, float32 [heads, 1, keys]; None where the bias only says which pairs are allowed."""
+    if layer.bias.slopes is None:
+        return None
+    return np.array(layer.bias.slopes, np.float32)[:, None, None] * np.arange(layer.valid_tokens[window], dtype=np.float32)
+
+
+def _devices(device: str) -> tuple[str, ...]:
+    try:
+        import torch
+    except ImportError as error:
+        raise XmsimError("measuring needs PyTorch, whose dense attention is the baseline: pip install 'xmsim[capture]'") from error
+    if device == "cpu":
+        return ("cpu",)
+    if device != "cuda":
+        raise XmsimError(f"no device {device}; choose cpu or cuda")
+    if not torch.cuda.is_available():
+        raise XmsimError("device cuda: PyTorch sees no GPU on this host; leave the device out to measure on the CPU")
+    return ("cpu", "cuda")
+
+
+@contextmanager
+def _thread_limit(threads: int) -> Iterator[None]:
+    """Let torch and numba use so many threads, and put back what was set before."""
+    import numba
+    import torch
+
+    most = min(available_cores(), numba.config.NUMBA_NUM_THREADS)
+    if not 1 <= threads <= most:
+        raise XmsimError(f"threads: {threads} is not possible here; choose 1 to {most}")
+    before = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_num_threads(threads)
+    numba.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])
