@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from xmsim.configs.errors import XmsimError
@@ -31,7 +32,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         raise XmsimError(_sentence(path, error)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone already, or its folder never was one
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

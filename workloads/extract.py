@@ -60,7 +60,7 @@ def extract_trace(
     path = text or SHIPPED_TEXT
     content = read_text(path)
     loaded = load_model(model, device=device) if isinstance(model, str) else model
-    token_ids = token_windows(loaded.tokenizer, content, tokens=tokens, windows=windows)
+    token_ids = token_windows(loaded.tokenizer, content, tokens=tokens, windows=windows, name=str(path))
     facts = TextFacts(path.name, hashlib.sha256(content.encode()).hexdigest())
     return extract_windows(loaded, token_ids, out=out, text=facts, layers=layers, heads=heads, storage=storage, progress=progress)
 

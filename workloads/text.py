@@ -24,11 +24,11 @@ def read_text(path: Path) -> str:
         raise XmsimError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
 
 
-def token_windows(tokenizer: Any, text: str, *, tokens: int, windows: int) -> tuple[tuple[int, ...], ...]:
+def token_windows(tokenizer: Any, text: str, *, tokens: int, windows: int, name: str = "the text") -> tuple[tuple[int, ...], ...]:
     """Cut a text into consecutive windows of `tokens` token ids that do not overlap.
 
     Each window begins and ends with the tokens that the tokenizer puts around a text (BERT's [CLS] and [SEP], Llama's
-    beginning of sequence), which count as part of it.
+    beginning of sequence), which count as part of it. Errors call the text `name`.
 
     Raises:
         XmsimError: the text is too short, or no window, or one too short for these tokens, was asked for.
@@ -41,7 +41,7 @@ def token_windows(tokenizer: Any, text: str, *, tokens: int, windows: int) -> tu
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     if len(ids) < windows * length:
         raise XmsimError(
-            f"the text has {len(ids)} tokens, too short for {windows} × {tokens}; give a longer text, or ask for fewer or shorter windows"
+            f"{name} has {len(ids)} tokens, too short for {windows} × {tokens}; give a longer text, or ask for fewer or shorter windows"
         )
     return tuple((*opening, *ids[start : start + length], *closing) for start in range(0, windows * length, length))
 

@@ -39,6 +39,8 @@ class Plan:
     decay_share: float  # share of the tokens over which the learning rates fall to zero
     matrix_rate: float  # Muon, for the matrices of the layers
     other_rate: float  # AdamW, for embedding and norms
+    sharpen_step: int  # before this step the first layer's scores are sharpened once, see `sharpen_first_layer`
+    sharpen_factor: float  # by this factor
     vocabulary: int
     layers: int
     hidden: int
@@ -144,6 +146,18 @@ def build_model(plan: Plan) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+def sharpen_first_layer(model: LlamaForCausalLM, factor: float) -> None:
+    """Multiply the first layer's attention scores by `factor` and leave its values as they are.
+
+    One gain scales queries, keys and values of a layer. Tied embeddings make the first layer's input small, so AdamW shrinks
+    that gain to give values of the right size, and with its square the scores: all heads end up attending to everything alike.
+    """
+    layer = model.model.layers[0]
+    with torch.no_grad():
+        layer.input_layernorm.weight *= factor**0.5
+        layer.self_attn.v_proj.weight /= factor**0.5
+
+
 def loss_of(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
     logits = model(input_ids=batch[:, :-1], use_cache=False).logits
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
@@ -231,6 +245,8 @@ def train(plan: Plan, ids: np.ndarray, valid: HeldOut, test: HeldOut | None, arg
 
     last_saved = last = time.monotonic()
     for step in range(first, plan.steps):
+        if step == plan.sharpen_step:
+            sharpen_first_layer(model, plan.sharpen_factor)
         for optimizer, rate in zip(optimizers, (plan.matrix_rate, plan.other_rate), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * plan.rate_at(step)
@@ -279,10 +295,12 @@ def main() -> None:
     plan.add_argument("--batch-tokens", type=int, default=8192)
     plan.add_argument("--short-context", type=int, default=256)
     plan.add_argument("--context", type=int, default=2048)
-    plan.add_argument("--long-share", type=float, default=0.22)
-    plan.add_argument("--decay-share", type=float, default=0.3)
+    plan.add_argument("--long-share", type=float, default=0.3)
+    plan.add_argument("--decay-share", type=float, default=0.48)
     plan.add_argument("--matrix-rate", type=float, default=4e-3)
     plan.add_argument("--other-rate", type=float, default=4e-3)
+    plan.add_argument("--sharpen-step", type=int, default=1313)
+    plan.add_argument("--sharpen-factor", type=float, default=3.0)
     plan.add_argument("--vocabulary", type=int, default=4096)
     plan.add_argument("--layers", type=int, default=6)
     plan.add_argument("--hidden", type=int, default=256)
