@@ -13,6 +13,7 @@ from xmsim.workloads.scores import head_scores
 FEWEST_KEYS = 16  # rows that may see fewer keys say nothing about spread
 SINK_KEYS = 4  # the first keys of a text, onto which models unload attention they have no use for
 LOCAL_KEYS = 64  # the last keys a row may see, its own included
+FEWEST_TOKENS = 2 * (SINK_KEYS + LOCAL_KEYS)  # of a text, for sinks and neighbours to be apart
 SINK_SHARE = 0.3  # of a sink head's attention falls at least so much on the sinks,
 LOCAL_SHARE = 0.7  # of a local head's on its neighbours
 
@@ -42,8 +43,8 @@ def attention_profile(layer: LayerTrace, window: int) -> tuple[HeadProfile, ...]
         ValueError: the window is too short to tell sinks from neighbours.
     """
     tokens = layer.valid_tokens[window]
-    if tokens < 2 * (SINK_KEYS + LOCAL_KEYS):
-        raise ValueError(f"{tokens} tokens are too few for a profile; extract at least {2 * (SINK_KEYS + LOCAL_KEYS)}")
+    if tokens < FEWEST_TOKENS:
+        raise ValueError(f"{tokens} tokens are too few for a profile; extract at least {FEWEST_TOKENS}")
     allowed = layer.bias.allowed(tokens)
     return tuple(_head_profile(layer, window, head, allowed) for head in range(len(layer.head_ids)))
 
@@ -55,7 +56,7 @@ def _head_profile(layer: LayerTrace, window: int, head: int, allowed: npt.NDArra
     seen = allowed.sum(axis=1)
     surprise = -np.log(np.where(probabilities > 0, probabilities, 1.0))
     entropy = (probabilities * surprise).sum(axis=1)[seen >= FEWEST_KEYS] / np.log(seen[seen >= FEWEST_KEYS])
-    far = seen >= 2 * (SINK_KEYS + LOCAL_KEYS)
+    far = seen >= FEWEST_TOKENS
     from_end = seen[:, None] - np.cumsum(allowed, axis=1)  # 0 at the last key a row may see
     return HeadProfile(
         layer=layer.layer,
