@@ -33,7 +33,7 @@ def measure_trace(
     window: int = 0,
     repeats: int = 25,
     threads: int | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     progress: Progress = _no_progress,
 ) -> MeasurementRecord:
     """Time dense attention, the making of the method's mask, and sparse attention with it; all stored heads of a layer at once.
@@ -47,7 +47,7 @@ def measure_trace(
         window: of the text.
         repeats: samples of each time; fewer, but at least 5, when they take longer than 0.3 s.
         threads: for each operation; None: all cores this process may use.
-        device: "cuda" times dense attention on the GPU as well.
+        device: "cpu", or "cuda" for dense attention on the GPU as well; None: the GPU if this host has one.
         progress: called after each layer.
     Raises:
         XmsimError: no torch, no such layer, window, device or thread count, or a kernel whose result is wrong on this host.
@@ -145,14 +145,14 @@ def _position_bias(layer: LayerTrace, window: int) -> np.ndarray | None:
     return np.array(layer.bias.slopes, np.float32)[:, None, None] * np.arange(layer.valid_tokens[window], dtype=np.float32)
 
 
-def _devices(device: str) -> tuple[str, ...]:
+def _devices(device: str | None) -> tuple[str, ...]:
     try:
         import torch
     except ImportError as error:
         raise XmsimError("measuring needs PyTorch, whose dense attention is the baseline: pip install 'xmsim[capture]'") from error
-    if device == "cpu":
+    if device == "cpu" or (device is None and not torch.cuda.is_available()):
         return ("cpu",)
-    if device != "cuda":
+    if device not in ("cuda", None):
         raise XmsimError(f"no device {device}; choose cpu or cuda")
     if not torch.cuda.is_available():
         raise XmsimError("device cuda: PyTorch sees no GPU on this host; leave the device out to measure on the CPU")

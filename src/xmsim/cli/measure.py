@@ -19,14 +19,13 @@ def measure(
     layers: Annotated[str | None, typer.Option(help="Layers to measure, e.g. 0-3,5; all by default.")] = None,
     window: Annotated[int, typer.Option(help="Window of the text.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Threads of every operation; all cores by default.")] = None,
-    device: Annotated[str, typer.Option(help="cuda times dense attention on the GPU as well.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu, or cuda for both; the GPU too if there is one, by default.")] = None,
     out: Annotated[Path, typer.Option(help="The measurement file.")] = Path("measured.json"),
 ) -> None:
     """Time dense attention, the making of the mask and sparse attention here; each result is checked before it is timed."""
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from xmsim.cli.progress import progress_bar
     from xmsim.cli.selection import parse_selection
+    from xmsim.cli.tables import table_console
     from xmsim.traces.store import open_trace
     from xmsim.workloads.measure import measure_trace
     from xmsim.workloads.measurement import write_measurement
@@ -35,19 +34,10 @@ def measure(
     loaded = load_method(method)
     opened = open_trace(trace)
     chosen = parse_selection(layers, opened.layers, "layer")
-    console = Console()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("measuring layers", total=len(chosen))
-        record = measure_trace(
-            opened,
-            loaded,
-            layers=chosen,
-            window=window,
-            threads=threads,
-            device=device,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with progress_bar("measure", "layers") as progress:
+        record = measure_trace(opened, loaded, layers=chosen, window=window, threads=threads, device=device, progress=progress)
     write_measurement(out, record)
+    console = table_console()
     console.print(measured_table(record))
     console.print(f"wrote {out}", highlight=False)
 
