@@ -97,7 +97,10 @@ class Accelerator(ABC):
 
         Raises:
             WorkloadError: the workload does not fit the machine.
+            ValueError: no such engine.
         """
+        if engine not in ENGINES:
+            raise ValueError(f"no engine {engine}; there is {', '.join(ENGINES)}")
         schedule = self.schedule(workload)
         log = ENGINES[engine](schedule)
         account = layer_account(schedule, log)

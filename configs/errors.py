@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class XmsimError(Exception):
     """One clear sentence: the place, the fact and the way out. The command line prints it and exits with status 2."""
@@ -13,3 +16,9 @@ class ConfigError(XmsimError):
 
 class RecordError(XmsimError):
     """A record file (trace, result, measurement) that cannot be read."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The way out after an unknown name: the nearest known one, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"

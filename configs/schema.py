@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from xmsim.configs.errors import ConfigError
+from xmsim.configs.errors import ConfigError, nearest
 from xmsim.configs.yaml_file import KeyPath, YamlDocument, read_yaml
 
 PositiveInt = Annotated[int, Field(gt=0, le=2**40)]
@@ -49,10 +48,7 @@ def _sentence(document: YamlDocument, schema: type[BaseModel], fault: Any) -> st
     name = ".".join(str(part) for part in key_path) or "the file"
     place = document.place(key_path)
     if fault["type"] == "extra_forbidden":
-        known = _known_keys(schema, key_path[:-1])
-        near = difflib.get_close_matches(str(key_path[-1]), known, n=1, cutoff=0.5)
-        way_out = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
-        return f"{place}: {name}: unknown key; {way_out}"
+        return f"{place}: {name}: unknown key; {nearest(str(key_path[-1]), _known_keys(schema, key_path[:-1]))}"
     if fault["type"] == "missing":
         return f"{place}: {name}: missing; add it"
     message = fault["msg"].removeprefix("Value error, ")

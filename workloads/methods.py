@@ -5,24 +5,24 @@ A new kind of method is one class here, named by its `method:` literal, and one 
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
-from xmsim.configs.errors import ConfigError, XmsimError
+from xmsim.configs.errors import ConfigError, XmsimError, nearest
 from xmsim.configs.schema import Config, PositiveInt, Share, check_config
+from xmsim.configs.shipped import find_config, shipped_names
 from xmsim.configs.yaml_file import YamlDocument, read_yaml
 from xmsim.reference.attention import nm_keep, predict_scores, sanger_keep, topk_keep, window_keep, xm_keep
 from xmsim.traces.store import LayerTrace
 from xmsim.workloads.scores import head_bias, head_scores
 
+FOLDER = "methods"
 Threshold = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -217,7 +217,7 @@ class MethodReference(Config):
 
 def shipped_methods() -> tuple[str, ...]:
     """Names of the methods that come with xmsim."""
-    return tuple(sorted(path.stem for path in _shipped_folder().glob("*.yaml")))
+    return shipped_names(FOLDER)
 
 
 def load_method(name_or_path: str | Path, **overrides: Any) -> Method:
@@ -226,17 +226,13 @@ def load_method(name_or_path: str | Path, **overrides: Any) -> Method:
     Raises:
         ConfigError: no such method or file, or a value is wrong; one line for each fault.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = _shipped_folder() / f"{name_or_path}.yaml"
-        if not path.exists():
-            raise ConfigError(f"no method {name_or_path}; {_nearest(str(name_or_path), shipped_methods())}, or give a .yaml file")
+    path = find_config(FOLDER, name_or_path, "method")
     document = read_yaml(path)
     if "method" not in document.data:
         raise ConfigError(f"{document.place(())}: method: missing; add it, one of {', '.join(_kinds())}")
     kind = str(document.data["method"])
     if kind not in _kinds():
-        raise ConfigError(f"{document.place(('method',))}: method: no kind {kind}; {_nearest(kind, tuple(_kinds()))}")
+        raise ConfigError(f"{document.place(('method',))}: method: no kind {kind}; {nearest(kind, tuple(_kinds()))}")
     config = check_config(document, _kinds()[kind])
     if overrides:
         config = _overridden(path, document.data | overrides, type(config))
@@ -251,10 +247,6 @@ def _overridden(path: Path, data: dict[str, Any], kind: type[MethodConfig]) -> M
         raise ConfigError(text.replace("overrides: the file: ", "overrides: ")) from error
 
 
-def _shipped_folder() -> Path:
-    return Path(str(files("xmsim.configs"))) / "methods"
-
-
 def _kinds() -> dict[str, type[MethodConfig]]:
     """Each class that a file can name, by the word its `method` key must be."""
     found: dict[str, type[MethodConfig]] = {}
@@ -265,8 +257,3 @@ def _kinds() -> dict[str, type[MethodConfig]]:
         for kind in get_args(config.model_fields["method"].annotation):
             found[kind] = config
     return dict(sorted(found.items()))
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"

@@ -65,7 +65,7 @@ def machine(tmp_path):
         ("pruning: {block", "pruning: {blok", "mine.yaml:6:11: pruning.blok: unknown key; did you mean block?"),
         ("clock_mhz: 500", "clock_mhz: on", "mine.yaml:3:1: clock_mhz: input should be a valid number"),
         ("dividers: 128", "dividers: 128\ndividers: 64", "duplicate key dividers, first set on line 10"),
-        ("model: dynax", "model: dynay", "mine.yaml:2:1: model: no model dynay; known are dense, dynax"),
+        ("model: dynax", "model: dynay", "mine.yaml:2:1: model: no model dynay; did you mean dynax?"),
         ("name: xm_32", "name: xm_33", "no method xm_33; did you mean xm_32?"),
         ("dividers: 128", "dividers: [128", "mine.yaml:"),
     ],

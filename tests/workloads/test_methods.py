@@ -124,7 +124,7 @@ def test_a_layer_that_a_method_cannot_serve_is_one_sentence() -> None:
         (
             "dense",
             {"prediction": {"group": 1, "bits": 4}},
-            "method dense with its overrides: prediction: unknown key; known keys are method, sources",
+            "method dense with its overrides: prediction: unknown key; known are method, sources",
         ),
         (
             "xm",
