@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import xmsim
 from xmsim.cli import main
 
 ORDER = ["doctor", "extract", "trace info", "simulate", "measure", "compare", "demo"]
@@ -47,3 +48,8 @@ def test_every_verb_is_in_this_list(monkeypatch, capsys):
     assert run(monkeypatch, ["--help"]) == 0
     verbs = re.findall(r"^[│ ]+([a-z]+)  ", capsys.readouterr().out, re.MULTILINE)
     assert set(verbs) == {verb.split()[0] for verb in ORDER}
+
+
+def test_version_needs_no_verb(monkeypatch, capsys):
+    assert run(monkeypatch, ["--version"]) == 0
+    assert capsys.readouterr().out == f"xmsim {xmsim.__version__}\n"

@@ -5,12 +5,18 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from xmsim import __version__
 from xmsim.configs.errors import XmsimError
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"xmsim {__version__}")
+        raise typer.Exit
 
 
 def main() -> None:
@@ -37,7 +43,7 @@ def _app() -> typer.Typer:
         help="On the sparsity your model really has: how fast is this accelerator, and against what you can measure today?",
         epilog="The whole walk on the built-in model:  xmsim demo",
     )
-    app.callback()(_version)
+    app.callback()(_options)
     app.command(epilog="Example:  xmsim demo --out xmsim-demo")(_answering(demo))
     app.command(epilog="Example:  xmsim doctor")(_answering(doctor))
     app.command(epilog="Example:  xmsim extract xm-tiny --tokens 1024 --out xm-tiny-trace")(_answering(extract))
@@ -53,12 +59,10 @@ def _app() -> typer.Typer:
     return app
 
 
-def _version(
-    version: bool = typer.Option(False, "--version", help="Print the version and stop.", is_eager=True),
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)] = False,
 ) -> None:
-    if version:
-        typer.echo(f"xmsim {__version__}")
-        raise typer.Exit
+    """Options of xmsim itself; --version has answered already when this runs."""
 
 
 def _answering(verb: Callable[..., None]) -> Callable[..., None]:
