@@ -93,7 +93,7 @@ def test_info_shows_every_shipped_method_by_default(model: Path, text: Path, tmp
         (["--heads", "0-"], "--heads 0-: write numbers and ranges"),
         (["--layers", "2-3"], "model: no layer 3; it has layers 0 to 2"),
         (["--dtype", "int8"], "no storage dtype int8"),
-        (["--tokens", "200"], "the text has 140 tokens, too short for 1 × 200"),
+        (["--tokens", "200"], "has 140 tokens, too short for 1 × 200"),
     ],
 )
 def test_bad_options_are_one_sentence(model: Path, text: Path, tmp_path: Path, options: list[str], sentence: str):

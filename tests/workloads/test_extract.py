@@ -69,7 +69,7 @@ def test_chosen_layers_and_heads_are_those_of_the_whole_trace(loaded: LoadedMode
         ({"layers": []}, "model: no layer was chosen"),
         ({"heads": [0, 1, 2]}, "share a KV head, and the chosen ones take 2 of KV head 0, 1 of KV head 1"),
         ({"tokens": 65}, "model: reads at most 64 tokens, 65 were asked for; use --tokens 64 or fewer"),
-        ({"tokens": 64, "windows": 10**6}, r"the text has \d+ tokens, too short for 1000000 × 64"),
+        ({"tokens": 64, "windows": 10**6}, r"has \d+ tokens, too short for 1000000 × 64"),
         ({"storage": "int8"}, "no storage dtype int8"),
         ({"text": Path("nowhere.txt")}, "nowhere.txt: cannot be read"),
     ],
