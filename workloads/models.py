@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,17 +105,19 @@ def _is_causal_language_model(config: Any) -> bool:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """No progress bars and no advice from transformers: what matters is raised."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    """No progress bars and no advice from transformers, no retries told by the hub's client: what matters is raised."""
+    advice, hub = transformers.utils.logging, logging.getLogger("huggingface_hub")
+    verbosity, bars, level = advice.get_verbosity(), advice.is_progress_bar_enabled(), hub.level
+    advice.set_verbosity_error()
+    advice.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        hub.setLevel(level)
+        advice.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            advice.enable_progress_bar()
 
 
 def _first_sentence(error: Exception) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from xmsim.sim.result import CauseCycles, HeadResult, LayerRun, SimResult, SimulationRecord
 
-WIDTH = 120  # columns, where the output is no terminal and so has no width of its own
+WIDTH = 140  # columns, where the output is no terminal and so has no width of its own
 
 
 def table_console() -> Console:
