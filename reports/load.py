@@ -46,7 +46,11 @@ class Simulated:
 
     @property
     def method(self) -> str:
-        return str(self.record.method.get("name", "unnamed"))
+        """The method's name, and how its scores were predicted: masks of exact and of low-bit scores differ."""
+        name, prediction = str(self.record.method.get("name", "unnamed")), self.record.method.get("prediction")
+        if not isinstance(prediction, dict):
+            return name
+        return f"{name}, {prediction.get('bits')}-bit 1:{prediction.get('group')}"
 
     @property
     def bar_group(self) -> tuple[str, str]:

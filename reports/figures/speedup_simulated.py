@@ -139,7 +139,8 @@ def _draw_panel(axes: Axes, rows: list[SpeedupBar], colour: dict[str, str]) -> N
     reach = max(known, default=1.0)
     for place, row in enumerate(rows):
         if row.speedup is None or row.time_ms is None:
-            axes.text(0, place, " area not known", va="center", style="italic", color=SOFT_INK, fontsize=8)
+            apart = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # from the line of the reference
+            axes.text(0, place, " area not known", va="center", style="italic", color=SOFT_INK, fontsize=8, bbox=apart)
             continue
         axes.barh(place, row.speedup, height=0.66, color=colour[row.machine])
         write_value(axes, f"{factor(row.speedup)} · {milliseconds(row.time_ms)}", row.speedup, place)
