@@ -1,0 +1,74 @@
+"""What must hold for every shipped machine on any mask."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xmsim.accel_models import load_accelerator, shipped_accelerators
+from xmsim.workloads.attention import AttentionWorkload
+
+
+@st.composite
+def workloads(draw):
+    """Masks of any density, causal or not, with queries that may be the last of the keys."""
+    keys = draw(st.integers(1, 150))
+    queries = draw(st.integers(1, keys))
+    kv_heads, group = draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    causal = draw(st.booleans())
+    random = np.random.default_rng(draw(st.integers(0, 2**16)))
+    keep = random.random((kv_heads * group, queries, keys)) < draw(st.sampled_from([0.0, 0.02, 0.3, 1.0]))
+    if causal:
+        keep &= np.arange(keys) <= np.arange(queries)[:, None] + keys - queries
+    return AttentionWorkload.from_keep(keep, head_dim=draw(st.sampled_from([32, 64, 128])), kv_heads=kv_heads, causal=causal)
+
+
+@pytest.mark.parametrize("name", shipped_accelerators())
+@settings(max_examples=40, deadline=None)
+@given(workload=workloads())
+def test_a_run_lies_between_its_bounds_and_every_cycle_has_a_place(name, workload):
+    result = load_accelerator(name).simulate(workload)
+    assert result.roofline_cycles <= result.cycles <= result.serial_cycles
+    for stage, servers in result.servers.items():
+        assert min([*result.stalls[stage].values(), *result.idle[stage].values(), result.busy[stage]]) >= 0
+        whole = result.busy[stage] + sum(result.stalls[stage].values()) + sum(result.idle[stage].values())
+        assert whole == servers * result.cycles
+    assert sum(head.cycles for head in result.heads) == result.cycles
+    for verb in ("read_bytes", "write_bytes"):
+        assert sum(head.traffic["dram"][verb] for head in result.heads) == result.traffic["dram"][verb]
+    # every query is read and every output written, once
+    assert result.traffic["dram"]["write_bytes"] == 2 * workload.heads * workload.queries * workload.head_dim
+    assert result.traffic["dram"]["read_bytes"] >= 2 * workload.heads * workload.queries * workload.head_dim
+
+
+@pytest.mark.parametrize("name", ["dynax_s", "dynax_l"])
+@settings(max_examples=25, deadline=None)
+@given(workload=workloads())
+def test_dram_bytes_never_rise_with_a_larger_buffer_and_the_roofline_not_with_bandwidth(name, workload):
+    machine = load_accelerator(name)
+
+    def bytes_with(buffer_bytes):
+        kv = machine.config.kv.model_copy(update={"buffer_bytes": buffer_bytes})
+        return type(machine)("other", machine.config.model_copy(update={"kv": kv})).simulate(workload).traffic["dram"]["read_bytes"]
+
+    def roofline_with(gigabytes_per_second):
+        dram = machine.config.dram.model_copy(update={"gigabytes_per_second": gigabytes_per_second})
+        return type(machine)("other", machine.config.model_copy(update={"dram": dram})).simulate(workload).roofline_cycles
+
+    head_kv_bytes = 2 * 2 * workload.keys * workload.head_dim
+    sizes = [bytes_with(size) for size in (1, head_kv_bytes - 1, head_kv_bytes, 2 * head_kv_bytes)]
+    assert sizes == sorted(sizes, reverse=True)
+    rooflines = [roofline_with(rate) for rate in (1.0, 25.6, 128.0, 1000.0)]
+    assert rooflines == sorted(rooflines, reverse=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(workload=workloads())
+def test_execution_works_for_whole_hardware_blocks(workload):
+    machine = load_accelerator("dynax_s")
+    result = machine.simulate(workload)
+    period = 2 * workload.head_dim + 2
+    assert result.busy["execute"] == period * result.metrics["hardware_blocks"]
+    kept = int(workload.kept_pairs().sum())
+    assert result.actions["execute_array"]["exp"] >= kept
+    assert result.actions["execute_array"]["mac"] >= 2 * kept * workload.head_dim == result.useful_macs
