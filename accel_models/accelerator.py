@@ -24,8 +24,8 @@ Engine = Literal["event"]
 class DramConfig(Config):
     """One DRAM channel: a line with a bandwidth, and a latency for reads."""
 
-    gigabytes_per_second: PositiveFloat  # 1e9 bytes
-    latency_ns: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    gigabytes_per_second: Annotated[float, Field(ge=1e-3, le=1e6)]  # 1e9 bytes
+    latency_ns: Annotated[float, Field(ge=0, le=1e6)]
 
 
 class AreaConfig(Config):
@@ -39,7 +39,7 @@ class MachineConfig(Config):
     """Keys that every machine's YAML has."""
 
     model: str
-    clock_mhz: PositiveFloat
+    clock_mhz: Annotated[float, Field(ge=1, le=1e5)]
     method: MethodReference  # the sparsity method this machine is built for
     dram: DramConfig
     area: AreaConfig

@@ -12,10 +12,11 @@ do scores, exponential and values in place.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numba import njit
+from pydantic import Field, model_validator
 
 from xmsim.accel_models.accelerator import Accelerator, MachineConfig
 from xmsim.accel_models.errors import WorkloadError
@@ -68,7 +69,7 @@ class PredictionArrayConfig(Config):
     rows: PositiveInt
     columns: PositiveInt
     group: PositiveInt
-    bits: PositiveInt
+    bits: Annotated[int, Field(ge=2, le=16)]
     key_buffer_bytes: PositiveInt  # low-bit keys of one KV head stay here if they fit, else every tile streams them again
 
 
@@ -77,6 +78,12 @@ class PruningConfig(Config):
 
     block: PositiveInt
     kept: PositiveInt
+
+    @model_validator(mode="after")
+    def _check_kept(self) -> Self:
+        if self.kept > self.block:
+            raise ValueError(f"kept: {self.kept} of every {self.block} keys cannot be kept; lower kept or raise block")
+        return self
 
 
 class ExecuteArrayConfig(Config):
@@ -102,7 +109,7 @@ class KvConfig(Config):
     """K and V of one KV head stay in the buffer if both fit, else blocks are streamed for every window; nothing between."""
 
     buffer_bytes: PositiveInt
-    stream_blocks: PositiveInt  # places for streamed K/V blocks
+    stream_blocks: Annotated[int, Field(ge=1, le=2**16)]  # places for streamed K/V blocks
     outstanding_loads: PositiveInt
 
 

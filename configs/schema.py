@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from xmsim.configs.errors import ConfigError, nearest
 from xmsim.configs.yaml_file import KeyPath, YamlDocument, read_yaml
 
-PositiveInt = Annotated[int, Field(gt=0, le=2**40)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]  # so that products of two fit the engines' 64-bit cycles
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 

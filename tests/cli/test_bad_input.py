@@ -68,6 +68,11 @@ def machine(tmp_path):
         ("model: dynax", "model: dynay", "mine.yaml:2:1: model: no model dynay; did you mean dynax?"),
         ("name: xm_32", "name: xm_33", "no method xm_33; did you mean xm_32?"),
         ("dividers: 128", "dividers: [128", "mine.yaml:"),
+        ("clock_mhz: 500", "clock_mhz: 1e300", "mine.yaml:3:1: clock_mhz: input should be less than or equal to 100000"),
+        ("gigabytes_per_second: 64", "gigabytes_per_second: 1e-300", "dram.gigabytes_per_second: input should be greater than or equal to"),
+        ("latency_ns: 100", "latency_ns: .inf", "dram.latency_ns: input should be"),
+        ("stream_blocks: 8", "stream_blocks: 1e12", "kv.stream_blocks: input should be less than or equal to 65536"),
+        ("block: 32, kept: 8", "block: 8, kept: 32", "mine.yaml:6:1: pruning: kept: 32 of every 8 keys cannot be kept"),
     ],
 )
 def test_a_faulty_machine_file_is_named_with_line_and_column(refused, trace, machine, old, new, message):
