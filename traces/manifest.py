@@ -86,7 +86,7 @@ class LayerFacts:
 
     layer: Index
     sha256: Sha256
-    file_bytes: PositiveInt
+    file_bytes: Annotated[int, Field(gt=0, lt=2**63)]
     softmax_scale: PositiveFloat
     bias: Bias
     q_max: Annotated[float, Field(ge=0)]  # largest |q| over all heads of the model, windows and valid tokens, as stored
