@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from xmsim.configs.densities import Densities
 from xmsim.configs.errors import RecordError, XmsimError
 from xmsim.configs.record import read_record, record_kind
 from xmsim.reports.words import counted, listed
@@ -120,20 +121,24 @@ def load(files: Sequence[Path]) -> Comparison:
 
 def _read_simulated(path: Path) -> Simulated:
     record = read_result(path)
+    machine = record.machine
+    if not record.runs or not all(
+        1e-6 <= number <= 1e12 for number in (machine.clock_mhz, machine.peak_macs_per_cycle, machine.dram_bytes_per_cycle)
+    ):
+        raise RecordError(f"{path}: the result has no layer, clock, peak or bandwidth that a machine can have; simulate again")
     for run in record.runs:
-        if not _sound(partial(_adds_up, run.result)):
+        if not _adds_up(run.result):
             raise RecordError(
                 f"{path}: layer {run.layer}: busy, stalled and idle cycles are not servers × cycles; was the file edited? simulate again"
             )
-    machine = record.machine
-    if not record.runs or not _sound(lambda: min(machine.clock_mhz, machine.peak_macs_per_cycle, machine.dram_bytes_per_cycle) > 0):
-        raise RecordError(f"{path}: the result has no layer, clock, peak or bandwidth; simulate again")
+        if not all(_are_shares(densities) for densities in (run.result.densities, *(head.densities for head in run.result.heads))):
+            raise RecordError(f"{path}: layer {run.layer}: a density is not between 0 and 1; was the file edited? simulate again")
     return Simulated(path, _software(path, "result", RESULT_VERSION), record, label=machine.name)
 
 
 def _read_measured(path: Path) -> Measured:
     record = read_measurement(path)
-    if not record.runs or not _sound(lambda: all(_in_order(run.timing) for run in record.runs)):
+    if not record.runs or not all(_in_order(run.timing) for run in record.runs):
         raise RecordError(f"{path}: the measurement has no runs, or one whose median is not between its quartiles; measure again")
     return Measured(path, _software(path, "measurement", MEASUREMENT_VERSION), record)
 
@@ -142,23 +147,22 @@ def _software(path: Path, kind: str, newest: int) -> str:
     return str(read_record(path, kind, newest).get("xmsim", "unknown"))
 
 
-def _sound(check: Callable[[], bool]) -> bool:
-    """Whether a check on data from a file passes; data of the wrong type does not."""
-    try:
-        return check()
-    except (TypeError, KeyError, AttributeError):
-        return False
-
-
 def _adds_up(result: SimResult) -> bool:
-    def accounted(stage: str) -> int:
-        return result.busy[stage] + sum(result.stalls.get(stage, {}).values()) + sum(result.idle.get(stage, {}).values())
+    """Every server-cycle of every stage is accounted for."""
+    if not result.servers or not result.servers.keys() == result.busy.keys() == result.stalls.keys() == result.idle.keys():
+        return False
+    return all(
+        result.busy[stage] + sum(result.stalls[stage].values()) + sum(result.idle[stage].values()) == servers * result.cycles > 0
+        for stage, servers in result.servers.items()
+    )
 
-    return all(accounted(stage) == servers * result.cycles > 0 for stage, servers in result.servers.items())
+
+def _are_shares(densities: Densities) -> bool:
+    return all(0 <= share <= 1 for share in (densities.density, densities.full_density, densities.kv_density))
 
 
 def _in_order(timing: Timing) -> bool:
-    return 0 < timing.first_quartile_ms <= timing.median_ms <= timing.third_quartile_ms
+    return timing.n > 0 and 0 < timing.first_quartile_ms <= timing.median_ms <= timing.third_quartile_ms
 
 
 def _refuse_different_traces(sources: Sequence[Simulated | Measured]) -> None:
@@ -172,7 +176,7 @@ def _refuse_different_traces(sources: Sequence[Simulated | Measured]) -> None:
 
 
 def _trace_hash(source: Simulated | Measured) -> str:
-    if not _sound(lambda: bool(source.record.trace["sha256"])):
+    if not source.record.trace.get("sha256"):
         raise RecordError(f"{source.path}: does not say which trace it was made from; run the command that wrote it again")
     return str(source.record.trace["sha256"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,22 @@ def test_a_result_whose_cycles_do_not_add_up_is_refused(simulated):
     with pytest.raises(RecordError) as error:
         load([path])
     assert "edited.json: layer 0: busy, stalled and idle" in one_sentence(error)
+
+
+def test_a_density_that_is_no_share_is_refused(simulated):
+    path = simulated("edited.json")
+    path.write_text(re.sub(r'"full_density": [0-9.e-]+', '"full_density": 1e308', path.read_text(), count=1))
+    with pytest.raises(RecordError, match="a density is not between 0 and 1"):
+        load([path])
+
+
+def test_a_result_without_stages_is_refused(simulated):
+    path = simulated("edited.json")
+    body = json.loads(path.read_text())
+    body["runs"][0]["result"]["servers"] = {}
+    path.write_text(json.dumps(body))
+    with pytest.raises(RecordError, match="are not servers × cycles"):
+        load([path])
 
 
 def test_a_machine_without_a_clock_is_refused(simulated):

@@ -213,7 +213,7 @@ def test_a_manifest_that_is_no_record_is_refused(write: Write, text: str):
         open_trace(path.parent)
 
 
-@pytest.mark.parametrize("edit", [edited("dtype", to="float16"), edited("model", "head_dim", to=4), edited("model", "head_dim", to=2**39)])
+@pytest.mark.parametrize("edit", [edited("dtype", to="float16"), edited("model", "head_dim", to=4), edited("model", "head_dim", to=2**30)])
 def test_a_manifest_that_disagrees_with_its_files_is_refused(write: Write, edit: Callable[[dict[str, Any]], None]):
     path = write().path / "manifest.json"
     body = json.loads(path.read_text())
