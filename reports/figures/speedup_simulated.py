@@ -140,7 +140,7 @@ def _draw_panel(axes: Axes, rows: list[SpeedupBar], colour: dict[str, str]) -> N
     for place, row in enumerate(rows):
         if row.speedup is None or row.time_ms is None:
             apart = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # from the line of the reference
-            axes.text(0, place, " area not known", va="center", style="italic", color=SOFT_INK, fontsize=8, bbox=apart)
+            axes.text(0, place, " area not known", va="center", style="italic", color=SOFT_INK, fontsize=8, bbox=apart, zorder=5)
             continue
         axes.barh(place, row.speedup, height=0.66, color=colour[row.machine])
         write_value(axes, f"{factor(row.speedup)} · {milliseconds(row.time_ms)}", row.speedup, place)
