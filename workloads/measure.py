@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from xmsim.configs.errors import XmsimError
 from xmsim.reference.kernels.cpu_attention import gather_attention, kept_pairs
+from xmsim.reference.kernels.torch_attention import GatherAttention
 from xmsim.traces.store import LayerTrace, Trace
 from xmsim.workloads.accuracy import AttentionProblem, check_attention
 from xmsim.workloads.dense_attention import DenseAttention, DenseKernel, fastest_dense_kernel
@@ -47,7 +49,8 @@ def measure_trace(
         window: of the text.
         repeats: samples of each time; fewer, but at least 5, when they take longer than 0.3 s.
         threads: for each operation; None: all cores this process may use.
-        device: "cpu", or "cuda" for dense attention on the GPU as well; None: the GPU if this host has one.
+        device: "cpu", or "cuda" for dense attention, and sparse attention with the mask given, on the GPU as well; None: the GPU too
+            if this host has one.
         progress: called after each layer.
     Raises:
         XmsimError: no torch, no such layer, window, device or thread count, or a kernel whose result is wrong on this host.
@@ -57,6 +60,7 @@ def measure_trace(
     if not 0 <= window < trace.windows:
         raise XmsimError(f"{trace.path}: no window {window}; the trace has windows 0 to {trace.windows - 1}")
     devices = _devices(device)
+    gpus = [name for name in devices if name != "cpu"]
     runs: list[MeasuredRun] = []
     kernels: list[DenseKernel] = []
     with _thread_limit(threads):
@@ -65,7 +69,9 @@ def measure_trace(
             kernels = kernels or [fastest_dense_kernel(layer, window, name) for name in devices]
             runs += [_dense_run(layer, window, kernel, repeats, threads) for kernel in kernels]
             if method.parameters["method"] != "dense":
-                runs += _sparse_runs(layer, window, method, repeats, threads)
+                keep = method.keep(layer, window)
+                runs += _sparse_runs(layer, window, method, keep, repeats, threads)
+                runs += [torch_sparse_run(layer, window, method, keep, name, repeats, threads) for name in gpus]
             progress(done + 1, len(chosen))
     return MeasurementRecord(describe_host(), trace.source(), {"name": method.name} | method.parameters, tuple(runs))
 
@@ -90,13 +96,13 @@ def _dense_run(layer: LayerTrace, window: int, kernel: DenseKernel, repeats: int
     )
 
 
-def _sparse_runs(layer: LayerTrace, window: int, method: Method, repeats: int, threads: int) -> list[MeasuredRun]:
+def _sparse_runs(layer: LayerTrace, window: int, method: Method, keep: np.ndarray, repeats: int, threads: int) -> list[MeasuredRun]:
+    """The making of the mask, and attention with it, on the CPU."""
     import torch
 
     tokens = layer.valid_tokens[window]
     q, k, v = (x[window, :, :tokens].copy() for x in (layer.q, layer.k, layer.v))
     slopes = None if layer.bias.slopes is None else np.array(layer.bias.slopes, np.float32)
-    keep = method.keep(layer, window)
     pairs = kept_pairs(keep)
     attention = partial(gather_attention, q, k, v, pairs, scale=layer.scale, slopes=slopes)
     q_tensor, k_tensor, v_tensor = (torch.from_numpy(x) for x in (q, k, v))
@@ -120,6 +126,39 @@ def _sparse_runs(layer: LayerTrace, window: int, method: Method, repeats: int, t
             allowed_error=checked.allowed_error,
         ),
     ]
+
+
+def torch_sparse_run(
+    layer: LayerTrace, window: int, method: Method, keep: np.ndarray, device: str, repeats: int, threads: int
+) -> MeasuredRun:
+    """Attention with a mask that is given, on a device of torch's; lists of kept keys lie there already."""
+    import torch
+
+    tokens = layer.valid_tokens[window]
+    q, k, v = (torch.from_numpy(x[window, :, :tokens].copy()).to(device) for x in (layer.q, layer.k, layer.v))
+    slopes = None if layer.bias.slopes is None else np.array(layer.bias.slopes, np.float32)
+    pairs = kept_pairs(keep)
+    kernel = GatherAttention(q, k, v, pairs, scale=layer.scale, slopes=slopes)
+
+    def attention() -> Any:
+        out = kernel()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return out
+
+    problem = AttentionProblem(q, k, v, keep, layer.scale, _position_bias(layer, window))
+    checked = check_attention(attention(), problem, f"layer {layer.layer}: sparse attention, torch gather, float32 on {device}")
+    return _run_of(layer, window, threads)(
+        device=device,
+        operation="sparse attention",
+        method=method.name,
+        backend="torch gather",
+        dtype="float32",
+        density=len(pairs.keys) / (np.count_nonzero(layer.bias.allowed(tokens)) * len(q)),
+        timing=time_calls(attention, repeats=repeats),
+        max_error=checked.max_error,
+        allowed_error=checked.allowed_error,
+    )
 
 
 def _run_of(layer: LayerTrace, window: int, threads: int) -> Callable[..., MeasuredRun]:

@@ -14,7 +14,7 @@ from xmsim.traces.store import Trace, open_trace
 from xmsim.traces.writer import TraceWriter
 from xmsim.workloads import measure
 from xmsim.workloads.accuracy import AttentionProblem, check_attention, plain_attention
-from xmsim.workloads.measure import measure_trace
+from xmsim.workloads.measure import measure_trace, torch_sparse_run
 from xmsim.workloads.measurement import read_measurement, write_measurement
 from xmsim.workloads.methods import load_method
 from xmsim.workloads.timing import FEWEST_SAMPLES, time_calls
@@ -149,3 +149,13 @@ def test_samples_end_at_their_number_or_their_time_but_never_below_five() -> Non
     assert time_calls(lambda: None, repeats=8).n == 8
     assert time_calls(lambda: None, repeats=2).n == FEWEST_SAMPLES
     assert time_calls(lambda: sum(range(100_000)), repeats=1000, seconds=0.0).n == FEWEST_SAMPLES
+
+
+def test_the_kernel_for_gpus_is_checked_and_timed_like_the_others(trace_with: TraceMaker) -> None:
+    layer = trace_with(Bias("alibi", slopes=(0.5, 0.25, 0.125, 0.0625)), (90, 70)).read_layer(1)
+    method = load_method("xm")
+    keep = method.keep(layer, 1)
+    run = torch_sparse_run(layer, 1, method, keep, "cpu", repeats=5, threads=1)  # torch runs it on any device
+    assert (run.layer, run.window, run.query_tokens, run.backend) == (1, 1, 70, "torch gather")
+    assert run.density == np.count_nonzero(keep) / (HEADS * 70 * 71 / 2)
+    assert run.max_error is not None and run.allowed_error is not None and run.max_error <= run.allowed_error
