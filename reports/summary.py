@@ -64,6 +64,8 @@ def _kernel_sentence(bench: Bench, series: Series) -> str:
     total, name = series.total, series.name
     if series.operation == SPARSE and bench.mask_of(series):
         total, name = bench.with_mask(series), f"{name} with the making of its mask"
+    elif series.operation == SPARSE:
+        name = f"{name} with its mask given"
     device = "CPU" if bench.device == "cpu" else "GPU"
     return f"{device} {name}, {series.means}: {_time(total)} {bench.title}."
 
@@ -76,7 +78,7 @@ def _time(total: TotalTime) -> str:
 def _ratio_sentences(comparison: Comparison, bench: Bench) -> list[str]:
     """The fastest simulated machine of each view against the fastest measured attention, dense or sparse."""
     times = [series.total.median_ms for series in (bench.dense,) if series]
-    times += [bench.with_mask(series).median_ms for series in (bench.sparse,) if series]
+    times += [bench.with_mask(series).median_ms for series in (bench.sparse,) if series and bench.mask_of(series)]
     if not times:
         return []
     lines = []

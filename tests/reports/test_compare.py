@@ -152,6 +152,13 @@ def test_the_summary_is_sentences_with_units(outcome):
     assert any("raw milliseconds of different technologies" in line for line in outcome.summary)
 
 
+def test_a_sparse_time_without_its_mask_is_not_what_a_machine_is_compared_with(tmp_path, simulated, measured):
+    # 3 layers of 2 ms dense and 1 ms sparse against 0.0528 ms: a mask is not given to anyone for free
+    outcome = compare([simulated("a.json"), measured("b.json", mask_ms=None)], tmp_path / "report")
+    assert any("sparse attention xm with its mask given" in line and "3.00 ms" in line for line in outcome.summary)
+    assert any("114× as fast as the fastest attention" in line for line in outcome.summary)
+
+
 @pytest.mark.parametrize("kinds", ["results", "measurements"])
 def test_one_kind_of_file_alone_makes_a_report(tmp_path, simulated, measured, kinds):
     files = [simulated("a.json")] if kinds == "results" else [measured("b.json")]
