@@ -17,7 +17,11 @@ MAY_IMPORT = {
     "accel_models": {"configs", "workloads", "traces", "sim", "reference"},
     "reports": {"configs", "sim.result", "workloads.measurement", "workloads.evaluation"},
 }
-RECORD_MODULES = ("sim/result.py", "workloads/measurement.py", "configs/record.py", "configs/files.py", "configs/densities.py")
+RECORD_MODULES = (
+    "sim/result.py",
+    "workloads/measurement.py",
+    *(f"configs/{name}.py" for name in ("record", "codec", "files", "densities", "errors")),
+)
 
 
 def imports(path):

@@ -67,7 +67,7 @@ class DenseAttention:
 
 
 def fastest_dense_kernel(layer: LayerTrace, window: int, device: str) -> DenseKernel:
-    """The fastest of the backends and number formats that serve this layer on this host, by a short trial of each.
+    """The fastest of the backends and number formats that serve this layer on this host, by the best time of a short trial of each.
 
     Raises:
         XmsimError: none does.
@@ -79,11 +79,9 @@ def fastest_dense_kernel(layer: LayerTrace, window: int, device: str) -> DenseKe
             continue
         for dtype in _DTYPES:
             kernel = DenseKernel(device, backend, dtype)
-            with (
-                suppress(RuntimeError),
-                warnings.catch_warnings(action="ignore"),
-            ):  # torch's answers when a backend does not serve these tensors
-                times[kernel] = time_calls(DenseAttention(layer, window, kernel), repeats=5, seconds=0.1).median_ms
+            # torch's answers when a backend does not serve these tensors
+            with suppress(RuntimeError), warnings.catch_warnings(action="ignore"):
+                times[kernel] = time_calls(DenseAttention(layer, window, kernel), repeats=15, seconds=0.2).min_ms
     if not times:
         raise XmsimError(f"layer {layer.layer}: no PyTorch attention backend serves these tensors on {device}; upgrade torch")
     return min(times, key=times.__getitem__)

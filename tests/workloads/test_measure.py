@@ -52,7 +52,7 @@ def test_each_layer_gets_dense_mask_and_sparse_times_whatever_the_bias(bias: Bia
     trace = trace_with(bias, (90, 70))
     steps: list[tuple[int, int]] = []
     record = measure_trace(
-        trace, load_method("xm"), window=1, repeats=5, threads=1, progress=lambda done, total: steps.append((done, total))
+        trace, load_method("xm"), window=1, repeats=5, threads=1, device="cpu", progress=lambda done, total: steps.append((done, total))
     )
     assert [(run.layer, run.operation) for run in record.runs] == [
         (layer, operation) for layer in (0, 1) for operation in ("dense attention", "mask", "sparse attention")
@@ -84,7 +84,7 @@ def test_each_layer_gets_dense_mask_and_sparse_times_whatever_the_bias(bias: Bia
 
 
 def test_the_dense_method_and_one_layer_give_one_run(trace_with: TraceMaker) -> None:
-    record = measure_trace(trace_with(Bias("causal"), (40,)), load_method("dense"), layers=[1], repeats=5, threads=1)
+    record = measure_trace(trace_with(Bias("causal"), (40,)), load_method("dense"), layers=[1], repeats=5, threads=1, device="cpu")
     assert [(run.layer, run.operation) for run in record.runs] == [(1, "dense attention")]
 
 
@@ -92,14 +92,14 @@ def test_a_kernel_that_is_wrong_is_refused_before_it_is_timed(trace_with: TraceM
     right = measure.gather_attention
     monkeypatch.setattr(measure, "gather_attention", lambda *args, **options: right(*args, **options) * np.float32(1.001))
     with pytest.raises(XmsimError, match=r"^layer 0: sparse attention, numba gather, float32: off the float64 reference by "):
-        measure_trace(trace_with(Bias("causal"), (40,)), load_method("xm"), repeats=5, threads=1)
+        measure_trace(trace_with(Bias("causal"), (40,)), load_method("xm"), repeats=5, threads=1, device="cpu")
 
 
 def test_a_wrong_dense_kernel_is_refused_too(trace_with: TraceMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     right = measure.DenseAttention.__call__
     monkeypatch.setattr(measure.DenseAttention, "__call__", lambda self: right(self) * torch.nan)
     with pytest.raises(XmsimError, match=r"^layer 0: dense attention, torch sdpa, "):
-        measure_trace(trace_with(Bias("causal"), (40,)), load_method("dense"), repeats=5, threads=1)
+        measure_trace(trace_with(Bias("causal"), (40,)), load_method("dense"), repeats=5, threads=1, device="cpu")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -141,7 +141,7 @@ def test_thread_counts_are_put_back(trace_with: TraceMaker) -> None:
     import numba
 
     before = torch.get_num_threads(), numba.get_num_threads()
-    measure_trace(trace_with(Bias("causal"), (40,)), load_method("dense"), layers=[0], repeats=5, threads=1)
+    measure_trace(trace_with(Bias("causal"), (40,)), load_method("dense"), layers=[0], repeats=5, threads=1, device="cpu")
     assert (torch.get_num_threads(), numba.get_num_threads()) == before
 
 

@@ -20,7 +20,7 @@ PLAN = {
 
 @pytest.fixture
 def command(tmp_path):
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", minversion="2.9")  # Muon
     words = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "runs", "home", "again"]
     for name, shift in (("train", 0), ("valid", 5)):
         (tmp_path / f"{name}.txt").write_text(" ".join(words[(i * i + shift) % len(words)] for i in range(4000)))
@@ -38,7 +38,7 @@ def test_a_killed_run_ends_like_one_that_was_not_killed(command, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     subprocess.run(command("whole"), check=True, capture_output=True, env=environment)
     killed = subprocess.Popen(command("killed", "--checkpoint-minutes", "0"), stdout=subprocess.DEVNULL, env=environment)
-    checkpoint = tmp_path / "killed-work" / "checkpoint.pt"
+    checkpoint = tmp_path / "killed-work" / "checkpoint.safetensors"
     while not checkpoint.exists():
         assert killed.poll() is None
         time.sleep(0.01)

@@ -2,9 +2,9 @@
 
     python train.py --text corpus.txt.xz --text wiki_valid.txt:4 --valid held_out.txt.xz --test wiki_test.txt --work run --out model
 
-The script stands alone on purpose: it imports torch, numpy, tokenizers, safetensors (through transformers) and
-transformers, nothing of xmsim, so that it runs unchanged on a bare GPU host. Batches depend on (seed, step) alone, so an
-interrupted run resumes on the batches it would have seen.
+The script stands alone on purpose: it imports torch, numpy, tokenizers, safetensors and transformers, nothing of xmsim, so
+that it runs unchanged on a bare GPU host. torch must be 2.9 or later, which has Muon. Batches depend on (seed, step) alone,
+so an interrupted run resumes on the batches it would have seen.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -81,7 +83,7 @@ def train_tokenizer(texts: list[Path], vocabulary: int, out: Path) -> Tokenizer:
     )
     lines = (line for path in texts for line in read_text(path).splitlines(keepends=True))
     tokenizer.train_from_iterator(lines, trainer)
-    tokenizer.save(str(out))
+    write_atomically(out, lambda path: tokenizer.save(str(path)))
     return tokenizer
 
 
@@ -114,7 +116,8 @@ def prepare(texts: list[str], vocabulary: int, work: Path) -> tuple[Tokenizer, n
         train_tokenizer([path for path, _ in files], vocabulary, tokenizer_file)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     if not train_file.exists():
-        np.save(train_file, np.concatenate([encode(tokenizer, path, repeat) for path, repeat in files]))
+        ids = np.concatenate([encode(tokenizer, path, repeat) for path, repeat in files])
+        write_atomically(train_file, lambda path: save_array(path, ids))
     return tokenizer, np.load(train_file, mmap_mode="r")
 
 
@@ -182,6 +185,40 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary.replace(path)
 
 
+def save_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:  # given a path, np.save would add an ending of its own
+        np.save(file, array)
+
+
+def write_checkpoint(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], progress: dict) -> None:
+    """Weights and optimizer states as safetensors, the rest as JSON in its metadata: nothing in it can run when it is read."""
+    tensors = {f"model/{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    for number, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{number}/{index}/{name}": tensor for name, tensor in state.items()}
+    save_file(tensors, path, metadata={"progress": json.dumps(progress)})
+
+
+def read_checkpoint(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], plan: Plan) -> dict:
+    """Put weights and optimizer states back; returns the progress that was written with them."""
+    with safe_open(path, framework="pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+        if progress["plan"] != asdict(plan):
+            raise SystemExit(f"{path}: made with another plan; pass the same options, or another --work")
+        states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
+        for key in file.keys():  # noqa: SIM118 (a safetensors file is no mapping)
+            owner, _, rest = key.partition("/")
+            if owner == "model":
+                with torch.no_grad():
+                    model.get_parameter(rest).copy_(file.get_tensor(key))
+            else:
+                number, index, name = rest.split("/")
+                states[int(number)].setdefault(int(index), {})[name] = file.get_tensor(key)
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return progress
+
+
 def export(model: LlamaForCausalLM, plan: Plan, record: dict, work: Path, out: Path) -> None:
     """Write an HF folder in bfloat16, and the training record beside it."""
     out.mkdir(parents=True, exist_ok=True)
@@ -210,14 +247,9 @@ def train(plan: Plan, ids: np.ndarray, valid: HeldOut, test: HeldOut | None, arg
         torch.optim.AdamW(others, lr=plan.other_rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     first, seconds, curve = 0, 0.0, []
-    checkpoint_file = args.work / "checkpoint.pt"
+    checkpoint_file = args.work / "checkpoint.safetensors"
     if checkpoint_file.exists():
-        saved = torch.load(checkpoint_file, map_location=device, weights_only=True)
-        if saved["plan"] != asdict(plan):
-            raise SystemExit(f"{checkpoint_file}: made with another plan; pass the same options, or another --work")
-        model.load_state_dict(saved["model"])
-        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
+        saved = read_checkpoint(checkpoint_file, model, optimizers, plan)
         first, seconds, curve = saved["step"], saved["seconds"], saved["curve"]
     # dynamic=False: the two contexts are compiled once each
     forward = torch.compile(model, dynamic=False) if args.compile else model
@@ -232,15 +264,8 @@ def train(plan: Plan, ids: np.ndarray, valid: HeldOut, test: HeldOut | None, arg
         }
 
     def save(step: int) -> None:
-        state = {
-            "plan": asdict(plan),
-            "model": model.state_dict(),
-            "optimizers": [o.state_dict() for o in optimizers],
-            "step": step,
-            "seconds": seconds,
-            "curve": curve,
-        }
-        write_atomically(checkpoint_file, lambda path: torch.save(state, path))
+        progress = {"plan": asdict(plan), "step": step, "seconds": seconds, "curve": curve}
+        write_atomically(checkpoint_file, lambda path: write_checkpoint(path, model, optimizers, progress))
         export(model, plan, record(), args.work, args.out)
 
     last_saved = last = time.monotonic()
