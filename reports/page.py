@@ -44,7 +44,7 @@ def page(comparison: Comparison, figures: Sequence[Figure], summary: Sequence[st
 def _key() -> str:
     return (
         '<div class="key">\n'
-        '<p class="simulated"><b>Simulated</b> (blue, plain): cycles that a model of a machine counts, divided by its clock. '
+        '<p class="simulated"><b>Simulated</b> (blue and green, plain): cycles that a model of a machine counts, divided by its clock. '
         "No such chip was run.</p>\n"
         '<p class="measured"><b>Measured</b> (orange, hatched): wall-clock time on the host named beside it, median of n repetitions '
         "with quartiles.</p>\n</div>\n"
