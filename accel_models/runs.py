@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from xmsim.accel_models.accelerator import Accelerator
+from xmsim.accel_models.accelerator import Accelerator, Engine
 from xmsim.configs.errors import XmsimError
 from xmsim.sim.result import LayerRun, SimulationRecord
 from xmsim.traces.store import Trace
@@ -21,6 +21,7 @@ def simulate_trace(
     method: Method | None = None,
     *,
     layers: Sequence[int] | None = None,
+    engine: Engine = "compiled",
     progress: Callable[[int, int], None] = lambda done, steps: None,
 ) -> SimulationRecord:
     """Run layers of a trace, every window; without a method the machine uses its own (view native).
@@ -36,7 +37,7 @@ def simulate_trace(
         captured = trace.read_layer(layer)
         for window in range(trace.windows):
             workload = workload_of(captured, used.keep(captured, window))
-            result = machine.simulate(workload)
+            result = machine.simulate(workload, engine)
             runs.append(LayerRun(layer, window, workload.queries, workload.keys, workload.head_dim, workload.kv_heads, result))
     if not runs:
         raise XmsimError(f"{trace.path}: nothing to simulate; choose at least one layer")
@@ -45,7 +46,7 @@ def simulate_trace(
         method={"name": used.name} | used.parameters,
         view=SAME_MASK if method else NATIVE,
         trace=trace.source(),
-        engine="event",
+        engine=engine,
         runs=tuple(runs),
     )
 

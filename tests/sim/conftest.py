@@ -8,8 +8,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
-from xmsim.sim.schedule import NO_CHANNEL, Channel, Schedule, Stage
+from xmsim.sim.schedule import NO_CHANNEL, UNLIMITED, Channel, Schedule, Stage
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,35 @@ def build_schedule(stages: Sequence[Stage], jobs: Sequence[Job], channels: Seque
     )
 
 
+@st.composite
+def schedules(draw: st.DrawFn) -> Schedule:
+    """Up to 5 stages, 14 jobs and one channel."""
+    count = draw(st.integers(1, 5))
+    stages = [Stage(f"s{i}", draw(st.integers(1, 3)), draw(st.sampled_from([0, 1, 2, UNLIMITED]))) for i in range(count)]
+    jobs = []
+    for number in range(draw(st.integers(1, 14))):
+        route = [
+            Visit(stage, draw(st.integers(1, 9)), draw(st.sampled_from([0, 0, 64, 200])), draw(st.booleans()))
+            for stage in range(count)
+            if draw(st.booleans())
+        ]
+        after = draw(st.lists(st.integers(0, number - 1), max_size=2)) if number else []
+        jobs.append(Job(route, after, head=number // 3))
+    return build_schedule(stages, jobs, [Channel("dram", Fraction(draw(st.integers(20, 300)), 7), draw(st.integers(0, 12)))])
+
+
+@pytest.fixture(scope="session")
+def any_schedule() -> st.SearchStrategy[Schedule]:
+    return schedules()
+
+
 @pytest.fixture
 def schedule_of() -> Callable[..., Schedule]:
     """build_schedule(stages, jobs, channels)"""
     return build_schedule
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def line() -> Callable[..., Schedule]:
     """Jobs that all go through single-server stages 0, 1, ... for the given cycles; `queues` are those of stages 1, 2, ..."""
 

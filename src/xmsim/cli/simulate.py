@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,6 +13,9 @@ def simulate(
     machine: Annotated[list[str], typer.Option("--machine", "-m", help="Shipped name or YAML file; repeat it for more machines.")],
     method: Annotated[str | None, typer.Option(help="Give every machine this method's mask (view: same mask) instead of its own.")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers to simulate, e.g. 0-3,5; all by default.")] = None,
+    engine: Annotated[
+        Literal["compiled", "event"], typer.Option(help="What executes the Schedule; the results are equal, event is SimPy's.")
+    ] = "compiled",
     out: Annotated[Path, typer.Option(help="Folder for one result file per machine.")] = Path("results"),
 ) -> None:
     """Simulate a trace on accelerators: cycles, stalls, utilisation and bytes for every layer and head."""
@@ -32,7 +35,7 @@ def simulate(
     console = table_console()
     for model in machines:
         with progress_bar(f"simulate {model.name}", "layers") as progress:
-            record = simulate_trace(opened, model, shared, layers=chosen, progress=progress)
+            record = simulate_trace(opened, model, shared, layers=chosen, engine=engine, progress=progress)
         console.print(cycles_table(record))
         console.print(units_table(record))
         path = out / result_file_name(record)
