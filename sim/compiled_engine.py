@@ -92,241 +92,168 @@ def _check_times_fit(schedule: Schedule) -> None:
         raise ScheduleError(f"up to {longest} cycles do not fit the compiled engine's 64-bit times; use the event engine")
 
 
-class _State(NamedTuple):
-    """What changes during a run. A list of visits or jobs is linked: its first and last, and for each the next."""
-
-    free_servers: Int64Array  # [stages]
-    waiting_count: Int64Array  # [stages]
-    waiting_first: Int64Array  # [stages], visits in order of entering
-    waiting_last: Int64Array
-    waiting_next: Int64Array  # [visits]
-    bound_first: Int64Array  # [stages], jobs whose done visit is bound for the stage, by (done, job)
-    bound_last: Int64Array
-    bound_next: Int64Array  # [jobs]
-    issued: Int64Array  # [stages], place in `issue` of the next job to begin
-    unsettled: Int64Array  # [stages], 1 where something may move in this cycle
-    unfinished_afters: Int64Array  # [jobs]
-    current: Int64Array  # [jobs], the visit that a job is at
-    channel_free: Int64Array  # [channels], in 1/numerator cycles
-    requests: Int64Array  # visits with a request that started in this cycle
-    events: Int64Array  # heap of done × jobs + job
-    counts: Int64Array  # [2]: events, requests
-    finished: Int64Array  # [jobs], a stack
-
-
-_EVENTS, _REQUESTS = 0, 1
-
-
 @njit(cache=True)
 def _run(tables: _Tables, enter: Int64Array, start: Int64Array, done: Int64Array, leave: Int64Array, finish: Int64Array) -> None:
-    stages, jobs, visits = len(tables.servers), len(finish), len(enter)
-    in_service = min(jobs, visits)  # a job has one visit in service at most
-    state = _State(
-        free_servers=tables.servers.copy(),
-        waiting_count=np.zeros(stages, np.int64),
-        waiting_first=np.full(stages, _NOBODY, np.int64),
-        waiting_last=np.full(stages, _NOBODY, np.int64),
-        waiting_next=np.full(visits, _NOBODY, np.int64),
-        bound_first=np.full(stages, _NOBODY, np.int64),
-        bound_last=np.full(stages, _NOBODY, np.int64),
-        bound_next=np.full(jobs, _NOBODY, np.int64),
-        issued=tables.issue_start[:stages].copy(),
-        unsettled=np.ones(stages, np.int64),
-        unfinished_afters=tables.after_count.copy(),
-        current=tables.visit_start[:jobs].copy(),
-        channel_free=np.zeros(len(tables.channel_numerator), np.int64),
-        requests=np.zeros(in_service, np.int64),
-        events=np.zeros(in_service, np.int64),
-        counts=np.zeros(2, np.int64),
-        finished=np.zeros(jobs, np.int64),
-    )
-    for job in range(jobs):
-        if tables.visit_start[job] == tables.visit_start[job + 1] and tables.after_count[job] == 0:
-            _finish_job(tables, state, finish, job, 0)
+    """Fill the log. The steps stand inside, where numba inlines them: handing the state about costs more than they do."""
+    servers, queue, issue_start, issue = tables.servers, tables.queue, tables.issue_start, tables.issue
+    visit_start, after_count = tables.visit_start, tables.after_count
+    follower_start, follower_job = tables.follower_start, tables.follower
+    visit_stage, visit_job, visit_cycles = tables.visit_stage, tables.visit_job, tables.visit_cycles
+    visit_channel, visit_write, visit_bytes = tables.visit_channel, tables.visit_write, tables.visit_bytes
+    numerators, denominators, latencies = tables.channel_numerator, tables.channel_denominator, tables.channel_latency
+    stages, jobs, visits = len(servers), len(finish), len(enter)
+
+    free_servers = servers.copy()
+    unfinished_afters = after_count.copy()
+    channel_free = np.zeros(len(numerators), np.int64)  # in 1/numerator cycles
+    unsettled = np.ones(stages, np.bool_)  # something may move in the stage in this cycle
+    issued = issue_start[:stages].copy()  # place in `issue` of the next job to begin in a stage
+    # lists are linked: the first and the last of a stage, and for each entry the next
+    waiting_count = np.zeros(stages, np.int64)
+    waiting_first = np.full(stages, _NOBODY, np.int64)  # visits, in order of entering
+    waiting_last = np.full(stages, _NOBODY, np.int64)
+    bound_first = np.full(stages, _NOBODY, np.int64)  # done visits that are bound for the stage, by (done, job)
+    bound_last = np.full(stages, _NOBODY, np.int64)
+    following = np.full(visits, _NOBODY, np.int64)  # a visit waits, or is done and bound for a stage, never both
+    in_service = np.full(jobs, _NOBODY, np.int64)  # the visit of a job
+    events = np.zeros(min(jobs, visits) + 1, np.int64)  # heap of done × jobs + job
+    event_count = np.zeros(1, np.int64)
+    requests = np.zeros(len(events), np.int64)  # visits with a request that start in this cycle, by (stage, job)
+    finished = np.zeros(jobs, np.int64)  # a stack
+
+    def finish_job(job: int, now: int) -> None:
+        """Mark a job finished, and with it the barriers that waited for nothing else."""
+        finished[0] = job
+        depth = 1
+        while depth > 0:
+            depth -= 1
+            one = finished[depth]
+            finish[one] = now
+            for place in range(follower_start[one], follower_start[one + 1]):
+                follower = follower_job[place]
+                unfinished_afters[follower] -= 1
+                if unfinished_afters[follower] == 0:
+                    first = visit_start[follower]
+                    if first == visit_start[follower + 1]:
+                        finished[depth] = follower
+                        depth += 1
+                    else:
+                        unsettled[visit_stage[first]] = True
+
+    def serve(visit: int, until: int) -> None:
+        """Note when a visit is done, in the log and in the heap."""
+        done[visit] = until
+        in_service[visit_job[visit]] = visit
+        key = until * jobs + visit_job[visit]
+        place = event_count[0]
+        event_count[0] = place + 1
+        while place > 0 and events[(place - 1) // 2] > key:
+            events[place] = events[(place - 1) // 2]
+            place = (place - 1) // 2
+        events[place] = key
+
+    def drop_earliest() -> None:
+        """Take the earliest event off the heap."""
+        event_count[0] -= 1
+        size = event_count[0]
+        key = events[size]
+        place, child = 0, 1
+        while child < size:
+            if child + 1 < size and events[child + 1] < events[child]:
+                child += 1
+            if key <= events[child]:
+                break
+            events[place] = events[child]
+            place, child = child, 2 * child + 1
+        events[place] = key
+
     now = 0
+    for job in range(jobs):
+        if after_count[job] == 0 and visit_start[job] == visit_start[job + 1]:
+            finish_job(job, now)
     while True:
-        _settle(tables, state, enter, start, done, leave, now)
-        if state.counts[_EVENTS] == 0:
-            return
-        now = state.events[0] // jobs
-        while state.counts[_EVENTS] > 0 and state.events[0] // jobs == now:  # (a), in order of jobs
-            job = _pop(state) % jobs
-            _complete(tables, state, leave, finish, job, now)
-
-
-@njit(cache=True)
-def _complete(tables: _Tables, state: _State, leave: Int64Array, finish: Int64Array, job: int, now: int) -> None:
-    visit = state.current[job]
-    stage = tables.visit_stage[visit]
-    if visit + 1 == tables.visit_start[job + 1]:
-        leave[visit] = now
-        state.free_servers[stage] += 1
-        state.unsettled[stage] = 1
-        _finish_job(tables, state, finish, job, now)
-        return
-    target = tables.visit_stage[visit + 1]  # completions come in order of (done, job), so the list stays sorted
-    if state.bound_first[target] == _NOBODY:
-        state.bound_first[target] = job
-    else:
-        state.bound_next[state.bound_last[target]] = job
-    state.bound_last[target] = job
-    state.bound_next[job] = _NOBODY
-    state.unsettled[target] = 1
-
-
-@njit(cache=True)
-def _finish_job(tables: _Tables, state: _State, finish: Int64Array, job: int, now: int) -> None:
-    """Mark a job finished, and with it the barriers that waited for nothing else."""
-    state.finished[0] = job
-    depth = 1
-    while depth > 0:
-        depth -= 1
-        job = state.finished[depth]
-        finish[job] = now
-        for place in range(tables.follower_start[job], tables.follower_start[job + 1]):
-            follower = tables.follower[place]
-            state.unfinished_afters[follower] -= 1
-            if state.unfinished_afters[follower] > 0:
+        # (b) apply the rules until nothing changes, the most upstream stage first
+        request_count = 0
+        stage = 0
+        while stage < stages:
+            if not unsettled[stage]:
+                stage += 1
                 continue
-            first = tables.visit_start[follower]
-            if first == tables.visit_start[follower + 1]:
-                state.finished[depth] = follower
-                depth += 1
-            else:
-                state.unsettled[tables.visit_stage[first]] = 1
-
-
-@njit(cache=True)
-def _settle(tables: _Tables, state: _State, enter: Int64Array, start: Int64Array, done: Int64Array, leave: Int64Array, now: int) -> None:
-    """(b): apply the rules until nothing changes; (c): place the requests of this cycle."""
-    moved = True
-    while moved:
-        moved = False
-        for stage in range(len(tables.servers)):
-            if state.unsettled[stage]:
-                state.unsettled[stage] = 0
-                moved = True
-                _settle_stage(tables, state, enter, start, done, leave, stage, now)
-    _place_requests(tables, state, done, now)
-
-
-@njit(cache=True)
-def _settle_stage(
-    tables: _Tables, state: _State, enter: Int64Array, start: Int64Array, done: Int64Array, leave: Int64Array, stage: int, now: int
-) -> None:
-    while True:
-        if state.waiting_count[stage] > 0 and state.free_servers[stage] > 0:
-            visit = state.waiting_first[stage]
-            state.waiting_first[stage] = state.waiting_next[visit]
-            state.waiting_count[stage] -= 1
-            state.free_servers[stage] -= 1
-            start[visit] = now
-            _begin(tables, state, done, visit, now)
-            continue
-        admits = (
-            tables.queue[stage] == UNLIMITED
-            or state.waiting_count[stage] < tables.queue[stage]
-            or (state.waiting_count[stage] == 0 and state.free_servers[stage] > 0)
-        )
-        if not admits:
+            unsettled[stage] = False
+            upstream = stages  # the first stage that a move of this one unsettles
+            while True:
+                if waiting_count[stage] > 0 and free_servers[stage] > 0:
+                    visit = waiting_first[stage]
+                    waiting_first[stage] = following[visit]
+                    waiting_count[stage] -= 1
+                    free_servers[stage] -= 1
+                    start[visit] = now
+                    if visit_channel[visit] == NO_CHANNEL:
+                        serve(visit, now + visit_cycles[visit])
+                    else:  # visits are numbered in order of jobs
+                        place = request_count
+                        while place > 0 and (
+                            visit_stage[requests[place - 1]] > stage
+                            or (visit_stage[requests[place - 1]] == stage and requests[place - 1] > visit)
+                        ):
+                            requests[place] = requests[place - 1]
+                            place -= 1
+                        requests[place] = visit
+                        request_count += 1
+                    continue
+                is_open = queue[stage] == UNLIMITED or waiting_count[stage] < queue[stage]
+                if not is_open and (waiting_count[stage] > 0 or free_servers[stage] == 0):
+                    break
+                left = bound_first[stage]
+                if left != _NOBODY:
+                    bound_first[stage] = following[left]
+                    leave[left] = now
+                    free_servers[visit_stage[left]] += 1
+                    unsettled[visit_stage[left]] = True
+                    upstream = min(upstream, visit_stage[left])
+                    visit = left + 1
+                elif issued[stage] < issue_start[stage + 1] and unfinished_afters[issue[issued[stage]]] == 0:
+                    visit = visit_start[issue[issued[stage]]]
+                    issued[stage] += 1
+                else:
+                    break
+                enter[visit] = now
+                if waiting_count[stage] == 0:
+                    waiting_first[stage] = visit
+                else:
+                    following[waiting_last[stage]] = visit
+                waiting_last[stage] = visit
+                waiting_count[stage] += 1
+            stage = min(stage + 1, upstream)
+        # (c) place the requests of this cycle
+        for place in range(request_count):
+            visit = requests[place]
+            channel = visit_channel[visit]
+            begin = max(now * numerators[channel], channel_free[channel])
+            channel_free[channel] = begin + visit_bytes[visit] * denominators[channel]
+            arrival = (channel_free[channel] + numerators[channel] - 1) // numerators[channel]
+            if not visit_write[visit]:
+                arrival += latencies[channel]
+            serve(visit, max(now + visit_cycles[visit], arrival))
+        if event_count[0] == 0:
             return
-        job = state.bound_first[stage]
-        if job != _NOBODY:
-            state.bound_first[stage] = state.bound_next[job]
-            visit = state.current[job]
-            leave[visit] = now
-            state.free_servers[tables.visit_stage[visit]] += 1
-            state.unsettled[tables.visit_stage[visit]] = 1
-            state.current[job] = visit + 1
-        else:
-            place = state.issued[stage]
-            if place == tables.issue_start[stage + 1]:
-                return
-            job = tables.issue[place]
-            if state.unfinished_afters[job] > 0:
-                return
-            state.issued[stage] = place + 1
-        visit = state.current[job]
-        enter[visit] = now
-        if state.waiting_count[stage] == 0:
-            state.waiting_first[stage] = visit
-        else:
-            state.waiting_next[state.waiting_last[stage]] = visit
-        state.waiting_last[stage] = visit
-        state.waiting_count[stage] += 1
-
-
-@njit(cache=True)
-def _begin(tables: _Tables, state: _State, done: Int64Array, visit: int, now: int) -> None:
-    """A visit without a request knows when it is done; the others wait for the end of the cycle, sorted by (stage, job)."""
-    if tables.visit_channel[visit] == NO_CHANNEL:
-        done[visit] = now + tables.visit_cycles[visit]
-        _push(tables, state, done, visit)
-        return
-    place = state.counts[_REQUESTS]
-    while place > 0 and _goes_before(tables, visit, state.requests[place - 1]):
-        state.requests[place] = state.requests[place - 1]
-        place -= 1
-    state.requests[place] = visit
-    state.counts[_REQUESTS] += 1
-
-
-@njit(cache=True)
-def _goes_before(tables: _Tables, visit: int, other: int) -> bool:
-    """Whether a request goes first; visits are numbered in order of jobs."""
-    stage, other_stage = tables.visit_stage[visit], tables.visit_stage[other]
-    return stage < other_stage or (stage == other_stage and visit < other)
-
-
-@njit(cache=True)
-def _place_requests(tables: _Tables, state: _State, done: Int64Array, now: int) -> None:
-    for place in range(state.counts[_REQUESTS]):
-        visit = state.requests[place]
-        channel = tables.visit_channel[visit]
-        numerator = tables.channel_numerator[channel]
-        begin = max(now * numerator, state.channel_free[channel])
-        state.channel_free[channel] = begin + tables.visit_bytes[visit] * tables.channel_denominator[channel]
-        arrival = (state.channel_free[channel] + numerator - 1) // numerator
-        if not tables.visit_write[visit]:
-            arrival += tables.channel_latency[channel]
-        done[visit] = max(now + tables.visit_cycles[visit], arrival)
-        _push(tables, state, done, visit)
-    state.counts[_REQUESTS] = 0
-
-
-@njit(cache=True)
-def _push(tables: _Tables, state: _State, done: Int64Array, visit: int) -> None:
-    """Add a completion to the heap; its key sorts by time, then job."""
-    jobs = len(state.current)
-    key = done[visit] * jobs + tables.visit_job[visit]
-    place = state.counts[_EVENTS]
-    state.counts[_EVENTS] = place + 1
-    while place > 0:
-        parent = (place - 1) // 2
-        if state.events[parent] <= key:
-            break
-        state.events[place] = state.events[parent]
-        place = parent
-    state.events[place] = key
-
-
-@njit(cache=True)
-def _pop(state: _State) -> int:
-    """Take the earliest completion off the heap."""
-    top = state.events[0]
-    size = state.counts[_EVENTS] - 1
-    state.counts[_EVENTS] = size
-    key = state.events[size]
-    place = 0
-    while True:
-        child = 2 * place + 1
-        if child >= size:
-            break
-        if child + 1 < size and state.events[child + 1] < state.events[child]:
-            child += 1
-        if key <= state.events[child]:
-            break
-        state.events[place] = state.events[child]
-        place = child
-    state.events[place] = key
-    return top
+        # (a) every visit that is done in the next cycle becomes done, in order of jobs
+        now = events[0] // jobs
+        while event_count[0] > 0 and events[0] < (now + 1) * jobs:
+            job = events[0] - now * jobs
+            drop_earliest()
+            visit = in_service[job]
+            if visit + 1 == visit_start[job + 1]:
+                leave[visit] = now
+                free_servers[visit_stage[visit]] += 1
+                unsettled[visit_stage[visit]] = True
+                finish_job(job, now)
+            else:
+                target = visit_stage[visit + 1]
+                if bound_first[target] == _NOBODY:
+                    bound_first[target] = visit
+                else:
+                    following[bound_last[target]] = visit
+                bound_last[target] = visit
+                following[visit] = _NOBODY
+                unsettled[target] = True
