@@ -1,4 +1,4 @@
-# make demo: the whole walk on the built-in model.   make test: the test suite.   make check: ruff and mypy.
+# make demo: the whole walk on the built-in model.   make test: the test suite.   make check: ruff and mypy.   make bench: timings.
 # TORCH_INDEX=<url> is passed to pip, e.g. PyTorch's index of CPU builds.
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV := .venv
 PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 JOBS ?= 2
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/capture.installed
@@ -14,6 +14,9 @@ demo: $(VENV)/capture.installed
 
 test: $(VENV)/dev.installed
 	$(VENV)/bin/pytest -n $(JOBS)
+
+bench: $(VENV)/dev.installed
+	$(VENV)/bin/pytest benchmarks --benchmark-columns=median,iqr,rounds
 
 check: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .

@@ -36,7 +36,7 @@ def simulate_trace(
         progress(done, len(chosen))
         captured = trace.read_layer(layer)
         for window in range(trace.windows):
-            workload = workload_of(captured, used.keep(captured, window))
+            workload = workload_of(captured, window, used.keep(captured, window))
             result = machine.simulate(workload, engine)
             runs.append(LayerRun(layer, window, workload.queries, workload.keys, workload.head_dim, workload.kv_heads, result))
     if not runs:

@@ -42,11 +42,39 @@ def live_tile_share(keep: Mask, allowed: Mask, *, rows: int, block: int) -> floa
     return _count(_tiles(keep, rows, block)) / (len(keep) * _count(_tiles(allowed, rows, block)))
 
 
+def union_size(keep: Mask, *, rows: int, block: int) -> float:
+    """U(R): mean number of different keys of `block` that `rows` consecutive queries of a head keep together.
+
+    The mean is over the tiles of `rows` queries × `block` keys in which any pair is kept (of these a machine loads the
+    union of the keys); 0 where there is none. With one row it is the mean length of the lists that are not empty.
+    """
+    return _mean_live_count(_any_of_rows(keep, rows), block)
+
+
+def group_union_size(keep: Mask, *, kv_heads: int, block: int) -> float:
+    """Mean number of different keys of `block` that the query heads of a KV head keep together for one query.
+
+    The mean is over the blocks of a query of which any of these heads keeps a key; 0 where there is none. `keep` is
+    [heads, queries, keys], and neighbouring heads share a KV head.
+    """
+    groups = keep.reshape(kv_heads, -1, *keep.shape[1:])
+    return _mean_live_count(np.logical_or.reduce(groups, axis=1), block)
+
+
 def _count(mask: Mask) -> int:
     return int(np.count_nonzero(mask))
 
 
+def _mean_live_count(keep: Mask, block: int) -> float:
+    counts = block_counts(keep, block)
+    return int(counts.sum()) / max(1, _count(counts > 0))
+
+
+def _any_of_rows(mask: Mask, rows: int) -> Mask:
+    """Whether any of `rows` consecutive queries has a True; [..., ceil(queries / rows), keys]."""
+    return np.logical_or.reduceat(mask, np.arange(0, mask.shape[-2], rows), axis=-2)
+
+
 def _tiles(mask: Mask, rows: int, block: int) -> Mask:
     """Tiles that hold a True; [..., ceil(queries / rows), ceil(keys / block)]."""
-    in_blocks = np.logical_or.reduceat(mask, np.arange(0, mask.shape[-1], block), axis=-1)
-    return np.logical_or.reduceat(in_blocks, np.arange(0, mask.shape[-2], rows), axis=-2)
+    return _any_of_rows(np.logical_or.reduceat(mask, np.arange(0, mask.shape[-1], block), axis=-1), rows)

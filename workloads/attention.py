@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,17 @@ from xmsim.traces.statistics import block_counts
 from xmsim.traces.store import LayerTrace
 
 WORD_BITS = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionOperands:
+    """What the attention of one layer is computed from, where a machine's arithmetic is asked for and not its time alone."""
+
+    q: npt.NDArray[np.float32]  # [heads, queries, head_dim], after rotary embedding, before scaling
+    k: npt.NDArray[np.float32]  # [kv_heads, keys, head_dim]
+    v: npt.NDArray[np.float32]  # [kv_heads, keys, head_dim]
+    scale: float  # the scores are scale × q·k
+    slopes: npt.NDArray[np.float32] | None = None  # [heads], ALiBi: slope × key position is added
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +39,7 @@ class AttentionWorkload:
     kv_heads: int
     causal: bool = True
     window: int | None = None  # sliding window of the dense model, in keys; None: it sees all
-    operands: Any | None = None
+    operands: AttentionOperands | None = None
 
     def __post_init__(self) -> None:
         if self.words.ndim != 3 or self.words.dtype != np.uint64:
@@ -58,7 +68,7 @@ class AttentionWorkload:
         kv_heads: int | None = None,
         causal: bool = True,
         window: int | None = None,
-        operands: Any | None = None,
+        operands: AttentionOperands | None = None,
     ) -> AttentionWorkload:
         """From a mask, bool [heads, queries, keys]; kv_heads defaults to heads.
 
@@ -80,7 +90,7 @@ class AttentionWorkload:
         kv_heads: int | None = None,
         causal: bool = True,
         window: int | None = None,
-        operands: Any | None = None,
+        operands: AttentionOperands | None = None,
     ) -> AttentionWorkload:
         """From packed words, uint64 [heads, queries, ceil(keys / 64)]; raises as `from_keep`."""
         words = np.ascontiguousarray(words, dtype=np.uint64)
@@ -118,12 +128,19 @@ class AttentionWorkload:
             packed.append(pack(allowed))
         return np.concatenate(packed)
 
+    def keep(self) -> npt.NDArray[np.bool_]:
+        """The mask, unpacked; bool [heads, queries, keys]."""
+        return _unpack(self.words, self.keys)
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """Pairs that the dense model computes; bool [queries, keys]."""
+        return _unpack(self.allowed_words(), self.keys)
+
     def block_counts(self, block: int) -> npt.NDArray[np.int64]:
         """Kept keys of every block of `block` consecutive keys; int64 [heads, queries, ceil(keys / block)]."""
         counts = np.zeros((self.heads, self.queries, -(-self.keys // block)), np.int64)
         for head in range(self.heads):  # one head unpacked at a time
-            bits = np.unpackbits(self.words[head].view(np.uint8), axis=1, bitorder="little")[:, : self.keys]
-            counts[head] = block_counts(bits.astype(bool), block)
+            counts[head] = block_counts(_unpack(self.words[head], self.keys), block)
         return counts
 
     def kept_pairs(self) -> npt.NDArray[np.int64]:
@@ -148,11 +165,26 @@ class AttentionWorkload:
         )
 
 
-def workload_of(layer: LayerTrace, keep: npt.NDArray[np.bool_]) -> AttentionWorkload:
-    """The workload of one window of a layer of a trace under a mask; keep is bool [heads, queries, keys]."""
-    causal = layer.bias.kind != "none"
+def workload_of(layer: LayerTrace, window: int, keep: npt.NDArray[np.bool_]) -> AttentionWorkload:
+    """The workload of one window of a layer of a trace under a mask; keep is bool [heads, queries, keys].
+
+    The queries are the last ones of the window if there are fewer than keys.
+    """
+    tokens, queries = layer.valid_tokens[window], keep.shape[1]
+    operands = AttentionOperands(
+        q=layer.q[window, :, tokens - queries : tokens],
+        k=layer.k[window, :, :tokens],
+        v=layer.v[window, :, :tokens],
+        scale=layer.scale,
+        slopes=None if layer.bias.slopes is None else np.array(layer.bias.slopes, np.float32),
+    )
     return AttentionWorkload.from_keep(
-        keep, head_dim=layer.q.shape[3], kv_heads=len(layer.kv_head_ids), causal=causal, window=layer.bias.window
+        keep,
+        head_dim=layer.q.shape[3],
+        kv_heads=len(layer.kv_head_ids),
+        causal=layer.bias.kind != "none",
+        window=layer.bias.window,
+        operands=operands,
     )
 
 
@@ -161,3 +193,7 @@ def pack(keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
     padding = -keep.shape[-1] % WORD_BITS
     padded = np.pad(keep, [(0, 0)] * (keep.ndim - 1) + [(0, padding)]) if padding else keep
     return np.ascontiguousarray(np.packbits(padded, axis=-1, bitorder="little")).view(np.uint64)
+
+
+def _unpack(words: npt.NDArray[np.uint64], keys: int) -> npt.NDArray[np.bool_]:
+    return np.unpackbits(words.view(np.uint8), axis=-1, count=keys, bitorder="little").astype(bool)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from xmsim.configs.densities import Densities
-from xmsim.traces.statistics import BlockClasses, block_classes, live_tile_share
+from xmsim.traces.pack_split import pack_split
+from xmsim.traces.statistics import BlockClasses, block_classes, group_union_size, live_tile_share, union_size
 from xmsim.traces.store import LayerTrace
 from xmsim.workloads.attention import workload_of
 from xmsim.workloads.methods import Method
@@ -23,7 +24,10 @@ class MaskStatistics:
     densities: Densities
     empty_blocks: float  # share of blocks of a row of which no key is kept
     low_blocks: float | None  # of which 1 to kept_low keys are; None: the method has no kept_low
-    live_tiles: tuple[float, ...]  # share of tiles of TILE_ROWS[i] × block with a kept pair
+    live_tiles: tuple[float, ...]  # beta: share of tiles of TILE_ROWS[i] × block with a kept pair
+    unions: tuple[float, ...]  # U: keys of a block that TILE_ROWS[i] neighbouring queries keep together, of live tiles
+    group_union: float  # keys of a block that the query heads of a KV head keep together for one query
+    load_balance: float  # of Sanger's array after packing, empty rows skipped, and splitting
 
 
 def mask_statistics(method: Method, layer: LayerTrace) -> MaskStatistics:
@@ -37,10 +41,13 @@ def _window_statistics(method: Method, layer: LayerTrace, window: int) -> MaskSt
     kept_low = method.parameters.get("kept_low")
     classes: BlockClasses = block_classes(keep, allowed, block=block, kept_low=kept_low or 0)
     return MaskStatistics(
-        densities=workload_of(layer, keep).densities(),
+        densities=workload_of(layer, window, keep).densities(),
         empty_blocks=classes.empty,
         low_blocks=None if kept_low is None else classes.low,
         live_tiles=tuple(live_tile_share(keep, allowed, rows=rows, block=block) for rows in TILE_ROWS),
+        unions=tuple(union_size(keep, rows=rows, block=block) for rows in TILE_ROWS),
+        group_union=group_union_size(keep, kv_heads=len(layer.kv_head_ids), block=block),
+        load_balance=pack_split(keep, allowed).balance,
     )
 
 
@@ -56,5 +63,12 @@ def mean_statistics(statistics: Sequence[MaskStatistics]) -> MaskStatistics:
         ),
         empty_blocks=fmean(one.empty_blocks for one in statistics),
         low_blocks=fmean(low) if low else None,
-        live_tiles=tuple(fmean(shares) for shares in zip(*(one.live_tiles for one in statistics), strict=True)),
+        live_tiles=_mean_of_each([one.live_tiles for one in statistics]),
+        unions=_mean_of_each([one.unions for one in statistics]),
+        group_union=fmean(one.group_union for one in statistics),
+        load_balance=fmean(one.load_balance for one in statistics),
     )
+
+
+def _mean_of_each(rows: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    return tuple(fmean(column) for column in zip(*rows, strict=True))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
 
-def heads_per_kv_head(q: np.ndarray, k: np.ndarray) -> int:
+def heads_per_kv_head(q: Any, k: Any) -> int:
     """How many neighbouring query heads share one key/value head.
 
     Args:
-        q: [..., heads, queries, d]
-        k: [..., kv_heads, keys, d]
+        q: array or tensor [..., heads, queries, d]
+        k: the same, [..., kv_heads, keys, d]
     Raises: ValueError: the shapes do not belong together.
     """
     if q.ndim < 3 or k.ndim != q.ndim:

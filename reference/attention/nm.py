@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from xmsim.reference.attention import numpy_rows, torch_rows
 from xmsim.reference.attention.arrays import Array
-from xmsim.reference.attention.rows import cuts, in_blocks, keep_above, keep_row_by_row, out_of_blocks
+from xmsim.reference.attention.walk import keep_row_by_row
 
 
 def nm_keep(scores: Array, *, kept: int = 16, block: int = 64) -> Array:
@@ -16,15 +19,20 @@ def nm_keep(scores: Array, *, kept: int = 16, block: int = 64) -> Array:
         kept: N, entries kept of each block; fewer where fewer are allowed.
         block: M, in keys.
     Returns: bool [..., queries, keys], True where the score is computed; of equal scores the lowest index is kept first.
-    Raises: ValueError naming the argument: kept > block, NaN or +inf in scores.
+    Raises: ValueError naming the argument: kept > block; scores of the wrong rank or number format, with NaN or +inf.
     Source: coralabo/DynaX, models/utils/sparse_attention.py, method nm.
     """
     if not 0 < kept <= block:
         raise ValueError(f"kept: {kept} must be between 1 and block, {block}")
 
-    def keep_rows(rows: np.ndarray) -> np.ndarray:
-        blocks = in_blocks(rows, block)
-        (cut,) = cuts(blocks, (kept,))
-        return out_of_blocks(keep_above(blocks, cut, kept), rows.shape[-1])
+    def judge(rows: np.ndarray) -> np.ndarray:
+        blocks = numpy_rows.in_blocks(rows, block)
+        (cut,) = numpy_rows.cuts(blocks, (kept,))
+        return numpy_rows.out_of_blocks(numpy_rows.keep_above(blocks, cut, kept), rows.shape[-1])
 
-    return keep_row_by_row(scores, keep_rows)
+    def fast(rows: Any) -> Any:
+        blocks = torch_rows.in_blocks(rows, block)
+        keep = torch_rows.keep_largest(blocks, kept, torch_rows.has_allowed(blocks))
+        return torch_rows.out_of_blocks(keep, rows.shape[-1])
+
+    return keep_row_by_row(scores, judge, fast)

@@ -1,32 +1,55 @@
-"""Low-bit prediction of scores: pruned queries, few-bit integers, one scale a tensor (DynaX, Sanger)."""
+"""Low-bit prediction of scores: pruned queries, few-bit integers, one scale a tensor or a head (DynaX, Sanger)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from xmsim.reference.attention.arrays import Array, as_numpy, same_kind
+from xmsim.reference.attention import numpy_integers, torch_integers
+from xmsim.reference.attention.arrays import Array, as_numpy, is_tensor, plain_arithmetic, same_kind
 from xmsim.reference.attention.heads import heads_per_kv_head
+
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+_SMALLEST = np.float32(1e-36)  # magnitudes up to it count as zero: their steps could pass float32's range
 
 
 def predict_scores(
-    q: Array, k: Array, *, group: int, bits: int, scale: float, q_max: float | None = None, k_max: float | None = None
+    q: Array,
+    k: Array,
+    *,
+    group: int,
+    bits: int,
+    scale: float,
+    q_max: float | Array | None = None,
+    k_max: float | Array | None = None,
 ) -> Array:
     """Scores as low-bit hardware predicts them, before any bias; float32 [..., heads, queries, keys].
 
     Arguments and errors are those of `predict_integer_scores`. Ranking these is ranking the integers: the factor is
     positive and keeps integers below 2^22 apart in float32.
     """
-    _, _, integers, factor = predict_integer_scores(as_numpy(q), as_numpy(k), group=group, bits=bits, scale=scale, q_max=q_max, k_max=k_max)
-    return same_kind(integers.astype(np.float32) * np.float32(factor), q)
+    _, _, integers, factor = predict_integer_scores(q, k, group=group, bits=bits, scale=scale, q_max=q_max, k_max=k_max)
+    arithmetic = torch_integers if is_tensor(q) else numpy_integers
+    return arithmetic.as_float32(integers) * same_kind(np.asarray(as_numpy(factor), np.float32)[..., None, None], q)
 
 
 def predict_integer_scores(
-    q: Array, k: Array, *, group: int, bits: int, scale: float, q_max: float | None = None, k_max: float | None = None
-) -> tuple[Array, Array, Array, float]:
+    q: Array,
+    k: Array,
+    *,
+    group: int,
+    bits: int,
+    scale: float,
+    q_max: float | Array | None = None,
+    k_max: float | Array | None = None,
+) -> tuple[Array, Array, Array, float | Array]:
     """Prune and quantise q, quantise k, and multiply them exactly.
 
     Of each `group` consecutive channels of a query the one of largest magnitude is kept (the lowest channel among equals).
-    Both operands are quantised symmetrically, one scale for the whole tensor, halves rounded to even.
+    Both operands are quantised symmetrically, halves rounded to even, by one scale for the whole tensor, or, where q_max or
+    k_max is an array, by one for each of its heads (ours). Tensors are computed on their device, with equal results: a part
+    of the heads or of the queries, given the maxima of the whole, equals that part of the whole, bit for bit.
 
     Args:
         q: float [..., heads, queries, d], after rotary embedding.
@@ -34,43 +57,47 @@ def predict_integer_scores(
         group: channels of which one is kept; divides d; 1 keeps all.
         bits: width of the integers, 2 to 8; the largest is 2^(bits - 1) - 1.
         scale: the softmax scale.
-        q_max, k_max: largest magnitudes of the tensors that q and k are part of; values beyond are clamped. None: of these.
+        q_max, k_max: largest magnitudes of the tensors that q and k are part of, a number, or one for each head, [heads]
+            and [kv_heads]; values beyond are clamped. None: of these tensors.
     Returns: (q_int int8 like q, k_int int8 like k, scores int32 [..., heads, queries, keys], factor);
-        predicted score = integer score × factor.
+        predicted score = integer score × factor. The factor is a float, or float64 [heads] where there is a scale per head.
     Raises: ValueError naming the argument.
     Source: coralabo/DynaX, models/utils/quant_utils.py, modes 1_2_4bit and 1_4_6bit; Sanger is group 1.
     """
-    q_values, k_values = as_numpy(q).astype(np.float32), as_numpy(k).astype(np.float32)
-    sharing = heads_per_kv_head(q_values, k_values)
+    sharing = heads_per_kv_head(q, k)
+    heads, kv_heads, dim = q.shape[-3], k.shape[-3], q.shape[-1]  # type: ignore[attr-defined]
     if not 2 <= bits <= 8:
         raise ValueError(f"bits: {bits} must be between 2 and 8")
-    if group < 1 or q_values.shape[-1] % group:
-        raise ValueError(f"group: {group} must divide the head dimension, {q_values.shape[-1]}")
-    for name, values in (("q", q_values), ("k", k_values)):
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name}: NaN or infinity; operands must be finite")
-    for name, magnitude in (("q_max", q_max), ("k_max", k_max)):
-        if magnitude is not None and not 0 <= magnitude < np.inf:
-            raise ValueError(f"{name}: {magnitude} must be finite and not negative")
+    if group < 1 or dim % group:
+        raise ValueError(f"group: {group} must divide the head dimension, {dim}")
     largest = 2 ** (bits - 1) - 1
-    q_int, q_steps = _quantise(_prune(q_values, group), largest, q_max)
-    k_int, k_steps = _quantise(k_values, largest, k_max)
-    # sums of integer products are exact in float32 below 2^24 and in float64 below 2^53, and far faster there than in int64
-    exact = np.float32 if q_values.shape[-1] * largest**2 < 2**24 else np.float64
-    k_shared = np.repeat(k_int.astype(exact), sharing, axis=-3)
-    scores = (q_int.astype(exact) @ k_shared.swapaxes(-1, -2)).astype(np.int32)
-    factor = float(scale) / (float(q_steps) * float(k_steps))
-    return same_kind(q_int, q), same_kind(k_int, k), same_kind(scores, q), factor
+    arithmetic: Any = torch_integers if is_tensor(q) else numpy_integers
+    with plain_arithmetic(q):
+        q_values, k_values = arithmetic.as_float32(q), arithmetic.as_float32(k)
+        q_top = _magnitude("q", arithmetic.largest_magnitude(q_values), q_max, heads)
+        k_top = _magnitude("k", arithmetic.largest_magnitude(k_values), k_max, kv_heads)
+        q_steps, k_steps = _steps(q_top, largest), _steps(k_top, largest)
+        q_int = arithmetic.quantise(arithmetic.prune(q_values, group), q_top, q_steps)
+        k_int = arithmetic.quantise(k_values, k_top, k_steps)
+        scores = arithmetic.multiply(q_int, k_int, sharing, wide=dim * largest**2 >= 2**24)
+    factor = scale / (q_steps.astype(np.float64) * (k_steps.repeat(sharing) if k_steps.ndim else k_steps).astype(np.float64))
+    return q_int, k_int, scores, same_kind(factor, q) if factor.ndim else float(factor)
 
 
-def _prune(q: np.ndarray, group: int) -> np.ndarray:
-    groups = q.reshape(*q.shape[:-1], -1, group)
-    largest = np.abs(groups).argmax(axis=-1, keepdims=True)  # the first of equals
-    return np.where(np.arange(group) == largest, groups, np.float32(0)).reshape(q.shape)
+def _magnitude(name: str, found: np.float32, given: Any, heads: int) -> np.ndarray:
+    """The magnitude that an operand is quantised by: what was found in it, or what its caller gave; float32 [] or [heads]."""
+    if not np.isfinite(found):
+        raise ValueError(f"{name}: NaN or infinity; operands must be finite")
+    if given is None:
+        return np.asarray(found)
+    magnitude = as_numpy(given)
+    if magnitude.shape not in ((), (heads,)):
+        raise ValueError(f"{name}_max: shape {list(magnitude.shape)} is neither one number nor one for each of {heads} heads")
+    if not ((magnitude >= 0) & (magnitude <= _LARGEST_FLOAT32)).all():  # NaN fails every comparison
+        raise ValueError(f"{name}_max: {given} must be finite and not negative")
+    return magnitude.astype(np.float32)
 
 
-def _quantise(values: np.ndarray, largest: int, magnitude: float | None) -> tuple[np.ndarray, np.float32]:
-    """The integers, and the steps per unit; float32 throughout, as the authors' code computes."""
-    top = np.float32(np.abs(values).max(initial=0.0) if magnitude is None else magnitude)
-    steps = np.float32(largest) / top if top > 0 else np.float32(1)  # all zero: any scale gives zeros
-    return np.clip(np.rint(values * steps), -largest, largest).astype(np.int8), steps
+def _steps(magnitude: np.ndarray, largest: int) -> np.ndarray:
+    """Integers per unit; float32 throughout, as the authors' code computes."""
+    return np.divide(np.float32(largest), magnitude, out=np.ones_like(magnitude), where=magnitude > _SMALLEST)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
+from xmsim.reference.attention import numpy_rows, torch_rows
 from xmsim.reference.attention.arrays import Array
-from xmsim.reference.attention.rows import exponentials, keep_row_by_row
+from xmsim.reference.attention.walk import keep_row_by_row, recheck
 
 
 def sanger_keep(scores: Array, *, threshold: float = 2e-3) -> Array:
@@ -17,14 +21,20 @@ def sanger_keep(scores: Array, *, threshold: float = 2e-3) -> Array:
         scores: float [..., queries, keys], scaled and biased, -inf where a pair is not allowed; any length.
         threshold: the probability that a kept pair exceeds.
     Returns: bool [..., queries, keys], True where the score is computed.
-    Raises: ValueError naming the argument: threshold outside [0, 1), NaN or +inf in scores.
+    Raises: ValueError naming the argument: threshold outside [0, 1); scores of the wrong rank or number format, with NaN or +inf.
     Source: Sanger (MICRO 2021), 2e-3 for BERT; coralabo/DynaX uses 1e-4 for LLaMA and BLOOM.
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold: {threshold} must be a probability in [0, 1)")
 
-    def keep_rows(rows: np.ndarray) -> np.ndarray:
-        weights = exponentials(rows)
+    def judge(rows: np.ndarray) -> np.ndarray:
+        weights = numpy_rows.exponentials(rows)
         return weights > threshold * weights.sum(axis=-1, keepdims=True)
 
-    return keep_row_by_row(scores, keep_rows)
+    def fast(rows: Any) -> Any:
+        weights = torch_rows.exponentials(rows)
+        limit = threshold * weights.sum(dim=-1, keepdim=True)
+        doubtful = torch_rows.is_near(weights, limit) & (rows > -math.inf)
+        return recheck(weights > limit, doubtful.any(dim=-1), rows, judge)
+
+    return keep_row_by_row(scores, judge, fast)

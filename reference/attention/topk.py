@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from xmsim.reference.attention import numpy_rows, torch_rows
 from xmsim.reference.attention.arrays import Array
-from xmsim.reference.attention.rows import cuts, keep_above, keep_row_by_row
+from xmsim.reference.attention.walk import keep_row_by_row
 
 
 def topk_keep(scores: Array, *, kept: int) -> Array:
@@ -15,15 +18,18 @@ def topk_keep(scores: Array, *, kept: int) -> Array:
         scores: float [..., queries, keys], scaled and biased, -inf where a pair is not allowed; any length.
         kept: k, entries kept of each row.
     Returns: bool [..., queries, keys], True where the score is computed; of equal scores the lowest index is kept first.
-    Raises: ValueError naming the argument: kept < 1, NaN or +inf in scores.
+    Raises: ValueError naming the argument: kept < 1; scores of the wrong rank or number format, with NaN or +inf.
     Source: coralabo/DynaX, models/utils/sparse_attention.py, method topk.
     """
     if kept < 1:
         raise ValueError(f"kept: {kept} must be at least 1")
 
-    def keep_rows(rows: np.ndarray) -> np.ndarray:
+    def judge(rows: np.ndarray) -> np.ndarray:
         count = min(kept, rows.shape[-1])
-        (cut,) = cuts(rows, (count,))
-        return keep_above(rows, cut, count)
+        (cut,) = numpy_rows.cuts(rows, (count,))
+        return numpy_rows.keep_above(rows, cut, count)
 
-    return keep_row_by_row(scores, keep_rows)
+    def fast(rows: Any) -> Any:
+        return torch_rows.keep_largest(rows, min(kept, rows.shape[-1]), torch_rows.has_allowed(rows))
+
+    return keep_row_by_row(scores, judge, fast)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tests.reference.golden_scores import GOLDEN, KINDS, causal_scores, unpacked
+from tests.reference.kinds import Kind
 
 from xmsim.reference.attention import nm_keep, predict_integer_scores, predict_scores, sanger_keep, sparse_attention, topk_keep, xm_keep
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-KINDS = {"n1": 0, "n3": 1, "t3": 2, "llm": 3}
-METHODS = {
+METHODS: dict[str, Callable[[Any], Any]] = {
     "xm_t1.0_0.1": lambda s: xm_keep(s, threshold_high=1.0, threshold_low=0.1),
     "xm_t1.5_0.2": lambda s: xm_keep(s, threshold_high=1.5, threshold_low=0.2),
     "nm_16_64": lambda s: nm_keep(s, kept=16, block=64),
@@ -23,35 +24,13 @@ METHODS = {
 }
 
 
-def causal_scores(kind: str, tokens: int) -> np.ndarray:
-    """The score recipe of the golden masks, with -inf above the diagonal."""
-    rng = np.random.default_rng(1000 * tokens + KINDS[kind])
-    normal = rng.standard_normal((1, 2, tokens, tokens), dtype=np.float32)
-    if kind == "n3":
-        normal = normal * np.float32(3)
-    elif kind == "t3":
-        normal = (rng.standard_t(3.0, size=normal.shape) * 1.5).astype(np.float32)
-    elif kind == "llm":
-        i, j = np.arange(tokens)[:, None], np.arange(tokens)
-        near = (4 * np.exp(-np.abs(i - j) / 16)).astype(np.float32)
-        sink = (6 * (j == 0)).astype(np.float32)
-        normal = normal * np.float32(1.5) + (near + sink)
-    golden = np.load(GOLDEN / f"dynax_mask_{kind}_{tokens}.npz")
-    assert sha256(normal.tobytes()).hexdigest() == str(golden["input_sha256"])
-    return np.where(np.tri(tokens, dtype=bool), normal, np.float32(-np.inf))
-
-
-def unpacked(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("tokens", [128, 256])
-@pytest.mark.parametrize("kind", KINDS)
-def test_masks_equal_the_authors_bit_for_bit(kind: str, tokens: int, method: str) -> None:
-    scores = causal_scores(kind, tokens)
-    golden = np.load(GOLDEN / f"dynax_mask_{kind}_{tokens}.npz")
-    keep = METHODS[method](scores)
+@pytest.mark.parametrize("recipe", KINDS)
+def test_masks_equal_the_authors_bit_for_bit(kind: Kind, recipe: str, tokens: int, method: str) -> None:
+    scores = causal_scores(recipe, tokens)
+    golden = np.load(GOLDEN / f"dynax_mask_{recipe}_{tokens}.npz")
+    keep = kind.map(METHODS[method], scores)
     np.testing.assert_array_equal(keep, unpacked(golden[f"{method}__bits"], scores.shape))
     assert keep.sum() / (2 * np.tri(tokens).sum()) == pytest.approx(float(golden[f"{method}__density"]), abs=1e-6)
 
@@ -60,14 +39,15 @@ def test_masks_equal_the_authors_bit_for_bit(kind: str, tokens: int, method: str
     "mode, group, bits", [("1_2_4bit_w4", 2, 4), ("1_4_6bit_w6", 4, 6), ("plain_w4", 1, 4), ("plain_w6", 1, 6), ("plain_w8", 1, 8)]
 )
 @pytest.mark.parametrize("tag", ["a", "b"])
-def test_integer_scores_equal_the_authors_exactly(tag: str, mode: str, group: int, bits: int) -> None:
+def test_integer_scores_equal_the_authors_exactly(kind: Kind, tag: str, mode: str, group: int, bits: int) -> None:
     golden = np.load(GOLDEN / "dynax_quant_qk.npz")
     rng = np.random.default_rng(int(golden[f"{tag}__seed"]))
     q_std, k_std = golden[f"{tag}__sqsk"]
     q = rng.standard_normal((1, 2, 64, 64), dtype=np.float32) * q_std
     k = rng.standard_normal((1, 2, 64, 64), dtype=np.float32) * k_std
     assert sha256(q.tobytes()).hexdigest() == str(golden[f"{tag}__q_sha256"])
-    q_int, k_int, scores, factor = predict_integer_scores(q, k, group=group, bits=bits, scale=0.125)
+    *integers, factor = predict_integer_scores(kind.of(q), kind.of(k), group=group, bits=bits, scale=0.125)
+    q_int, k_int, scores = (kind.array(array) for array in integers)
     np.testing.assert_array_equal(scores, golden[f"{tag}__{mode}__score_int"])
     if group > 1:
         np.testing.assert_array_equal(q_int, golden[f"{tag}__{mode}__q_int"])
@@ -75,6 +55,24 @@ def test_integer_scores_equal_the_authors_exactly(tag: str, mode: str, group: in
         kept = golden[f"{tag}__{mode}__kept_idx"][..., None] == np.arange(group)  # the channel kept of each group
         assert not q_int[~kept.reshape(q.shape)].any()
     np.testing.assert_allclose(scores[0, 0, :8, :8] * factor, golden[f"{tag}__{mode}__out_8x8"] * 0.125, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6, 8])
+def test_rounding_and_clamping_equal_the_authors(kind: Kind, bits: int) -> None:
+    golden = np.load(GOLDEN / "dynax_quant_utils.npz")
+    values, one, largest = golden["x"].reshape(1, -1, 1), np.ones((1, 1, 1), np.float32), 2 ** (bits - 1) - 1
+    for q_max, expected in ((float(largest), f"quantize_unit_scale_b{bits}"), (None, f"fake_b{bits}")):
+        *_, scores, factor = predict_integer_scores(kind.of(values), kind.of(one), group=1, bits=bits, scale=1.0, q_max=q_max)
+        np.testing.assert_allclose(kind.array(scores).ravel() * factor, golden[expected], rtol=1e-6)  # the key, 1, stays 1
+
+
+def test_values_beyond_maxima_of_earlier_tensors_equal_the_authors_product(kind: Kind) -> None:
+    golden = np.load(GOLDEN / "dynax_quant_utils.npz")
+    rng = np.random.default_rng(7104)
+    q, k = (rng.standard_normal((1, 2, 8, 8), dtype=np.float32) for _ in range(2))
+    q_max, k_max = golden["eval_thresh"]
+    predicted = kind.map(predict_scores, q, k, group=1, bits=4, scale=1.0, q_max=q_max, k_max=k_max)
+    np.testing.assert_allclose(predicted, golden["eval_out_seed7104"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -107,23 +105,23 @@ PATH_METHODS = {
 
 @pytest.mark.parametrize("method", PATH_METHODS)
 def test_attention_outputs_equal_the_authors_to_their_rounding(
-    method: str, path: dict[str, np.ndarray], operands: tuple[np.ndarray, ...]
+    kind: Kind, method: str, path: dict[str, np.ndarray], operands: tuple[np.ndarray, ...]
 ) -> None:
     q, k, v = operands
     scores = q @ k.swapaxes(-1, -2) * np.float32(0.125) + CAUSAL
-    keep = PATH_METHODS[method](scores)
-    np.testing.assert_allclose(sparse_attention(q, k, v, keep), path[f"{method}__out"], atol=2e-6)
+    keep = kind.map(PATH_METHODS[method], scores)
+    np.testing.assert_allclose(kind.map(sparse_attention, q, k, v, keep), path[f"{method}__out"], atol=2e-6)
 
 
 @pytest.mark.parametrize("name, group, bits", [("xm_q146", 4, 6), ("xm_q124", 2, 4)])
 def test_masks_from_predicted_scores_equal_the_authors_but_for_ties(
-    name: str, group: int, bits: int, path: dict[str, np.ndarray], operands: tuple[np.ndarray, ...]
+    kind: Kind, name: str, group: int, bits: int, path: dict[str, np.ndarray], operands: tuple[np.ndarray, ...]
 ) -> None:
     q, k, v = operands
-    integers = predict_integer_scores(q, k, group=group, bits=bits, scale=0.125)[2]
+    integers = kind.array(predict_integer_scores(kind.of(q), kind.of(k), group=group, bits=bits, scale=0.125)[2])
     np.testing.assert_array_equal(np.tril(integers), np.tril(path[f"{name}__score_int"]))
-    keep = xm_keep(predict_scores(q, k, group=group, bits=bits, scale=0.125) + CAUSAL)
+    keep = kind.map(xm_keep, kind.map(predict_scores, q, k, group=group, bits=bits, scale=0.125) + CAUSAL)
     np.testing.assert_array_equal(keep, unpacked(path[f"{name}__canonical_bits"], keep.shape))
     authors = unpacked(path[f"{name}__bits"], keep.shape)  # torch's top-k leaves the order of equal scores open
     np.testing.assert_array_equal(*(np.add.reduceat(mask, [0, 64], axis=-1, dtype=int) for mask in (keep, authors)))
-    np.testing.assert_allclose(sparse_attention(q, k, v, authors), path[f"{name}__out"], atol=2e-6)
+    np.testing.assert_allclose(kind.map(sparse_attention, q, k, v, authors), path[f"{name}__out"], atol=2e-6)

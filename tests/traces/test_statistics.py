@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from xmsim.traces.statistics import block_classes, block_counts, live_tile_share
+from xmsim.traces.statistics import block_classes, block_counts, group_union_size, live_tile_share, union_size
 
 
 def mask(*rows: str) -> np.ndarray:
@@ -39,3 +41,61 @@ def test_tiles_at_the_edges_may_be_short():
     keep, allowed = np.zeros((1, 5, 5), bool), np.ones((5, 5), bool)
     keep[0, 4, 4] = True
     assert live_tile_share(keep, allowed, rows=4, block=4) == 1 / 4
+
+
+def random_mask(data: st.DataObject, heads: int) -> np.ndarray:
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    shape = heads, data.draw(st.integers(1, 13)), data.draw(st.integers(1, 20))
+    return rng.random(shape) < data.draw(st.sampled_from([0.0, 0.1, 0.5]))
+
+
+def mean(sizes: list[int]) -> float:
+    return sum(sizes) / len(sizes) if sizes else 0.0
+
+
+def test_a_union_counts_the_different_keys_of_a_tile_and_leaves_out_dead_tiles():
+    keep = np.stack([mask("1100", "0100", "0000", "0001"), mask("0000", "0000", "1000", "0100")])
+    assert union_size(keep, rows=1, block=2) == 6 / 5
+    assert union_size(keep, rows=2, block=2) == 5 / 3  # keys 0 and 1; key 3; keys 0 and 1
+    assert union_size(keep, rows=4, block=4) == 5 / 2
+    assert group_union_size(keep, kv_heads=1, block=4) == (2 + 1 + 1 + 2) / 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), rows=st.integers(1, 6), block=st.integers(1, 8))
+def test_the_union_of_a_tile_is_the_set_of_its_kept_keys(data: st.DataObject, rows: int, block: int):
+    keep = random_mask(data, heads=2)
+    tiles: dict[tuple[int, int, int], set[int]] = {}
+    for head, query, key in zip(*np.nonzero(keep), strict=True):
+        tiles.setdefault((head, query // rows, key // block), set()).add(key)
+    assert union_size(keep, rows=rows, block=block) == mean([len(keys) for keys in tiles.values()])
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), block=st.integers(1, 8))
+def test_the_union_with_one_row_equals_the_list(data: st.DataObject, block: int):
+    keep = random_mask(data, heads=3)
+    lists = block_counts(keep, block)
+    size = union_size(keep, rows=1, block=block)
+    assert size == mean(lists[lists > 0].tolist())
+    assert size == group_union_size(keep, kv_heads=3, block=block)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), block=st.integers(1, 8), rows=st.integers(2, 5))
+def test_a_union_shrinks_to_the_list_where_neighbours_agree_and_never_exceeds_its_block(data: st.DataObject, block: int, rows: int):
+    keep = random_mask(data, heads=2)
+    alone = union_size(keep, rows=1, block=block)
+    assert union_size(np.repeat(keep, rows, axis=1), rows=rows, block=block) == alone
+    assert union_size(keep, rows=rows, block=block) <= min(block, rows * alone * (1 + 1e-12))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), block=st.integers(1, 8))
+def test_the_union_of_a_group_is_that_of_its_heads_keys(data: st.DataObject, block: int):
+    keep = random_mask(data, heads=6)
+    sizes = group_union_size(keep, kv_heads=2, block=block)
+    lists: dict[tuple[int, int, int], set[int]] = {}
+    for head, query, key in zip(*np.nonzero(keep), strict=True):
+        lists.setdefault((head // 3, query, key // block), set()).add(key)
+    assert sizes == mean([len(keys) for keys in lists.values()])

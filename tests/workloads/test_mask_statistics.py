@@ -23,6 +23,11 @@ def test_dense_attention_leaves_nothing_out():
     assert dense.densities.full_density == (TOKENS + 1) / (2 * TOKENS)
     assert dense.empty_blocks == 0 and dense.low_blocks is None
     assert dense.live_tiles == (1.0,) * len(TILE_ROWS)
+    rows_by_block, pairs = 64 + 2 * 64 + 3 * 64, TOKENS * (TOKENS + 1) / 2
+    assert dense.unions[0] == dense.group_union == pairs / rows_by_block
+    assert dense.unions[TILE_ROWS.index(64)] == 64  # the last query of a tile sees its whole block
+    sub_rows = 64 * (4 + 4 + 4) + 3 * sum(-(-seen // 16) for seen in range(1, 65))  # 16 pairs hold a quarter of a full stripe
+    assert dense.load_balance == pytest.approx(pairs / (16 * sub_rows))
 
 
 def test_a_window_of_one_block_leaves_the_far_tiles_dead():

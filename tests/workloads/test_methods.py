@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from xmsim.configs.errors import ConfigError, XmsimError
 from xmsim.configs.schema import Config, read_config
-from xmsim.reference.attention import nm_keep, predict_scores, xm_keep
+from xmsim.reference.attention import group_max_scores, group_sum_scores, nm_keep, predict_scores, xm_keep
 from xmsim.traces.manifest import Bias
 from xmsim.traces.store import LayerTrace
 from xmsim.workloads.methods import MethodReference, load_method, shipped_methods
@@ -46,7 +47,7 @@ def scores_of(layer: LayerTrace, window: int, head: int) -> np.ndarray:
 
 
 def test_the_presets_of_the_design_ship_and_name_the_source_of_each_value() -> None:
-    assert {"dense", "xm", "xm2", "xm_32", "nm", "sanger", "topk", "window"} <= set(shipped_methods())
+    assert {"dense", "xm", "xm2", "xm_32", "nm", "sanger", "salo", "topk", "window"} <= set(shipped_methods())
     for name in shipped_methods():
         method = load_method(name)
         assert method.name == name and method.prediction is None
@@ -63,10 +64,57 @@ def test_shipped_values_are_those_of_the_dynax_artifact() -> None:
     assert numbers("nm") == {"block": 64, "kept": 16}
     assert numbers("sanger") == {"threshold": 1e-4}
     assert numbers("topk") == {"kept": 400}
+    assert numbers("salo") == {"block": 64, "window": 8, "global_tokens": 1, "picks": 3, "dilation": 1}
+
+
+ARTIFACT = {"is_sparse": True, "is_quant": False, "quant_methed": "1_4_6bit", "m": 64, "n": 16, "threshold_0": 1.0, "threshold_1": 0.1}
+ARTIFACT |= {"threshold_sanger": 1e-4, "topk": 400}
+
+
+def artifact_file(folder: Path, **keys: object) -> Path:
+    path = folder / "xm_sparse_config.json"
+    path.write_text(json.dumps(ARTIFACT | keys, indent=4))
+    return path
+
+
+@pytest.mark.parametrize("name", ["xm", "nm", "sanger", "topk", "salo"])
+def test_the_artifacts_json_is_the_shipped_method(name: str, tmp_path: Path) -> None:
+    method = load_method(artifact_file(tmp_path, sparse_methed=name))
+    assert method.parameters == load_method(name).parameters
+    assert method.name == "xm_sparse_config"
+
+
+def test_the_artifacts_json_decides_thresholds_prediction_and_whether_anything_is_sparse(tmp_path: Path) -> None:
+    stricter = artifact_file(tmp_path, sparse_methed="xm", threshold_0=1.5, threshold_1=0.2)
+    assert load_method(stricter).parameters == load_method("xm2").parameters
+    for mode, group, bits in (("1_2_4bit", 2, 4), ("1_4_6bit", 4, 6)):
+        quantised = artifact_file(tmp_path, sparse_methed="xm", is_quant=True, quant_methed=mode)
+        assert load_method(quantised).parameters == load_method("xm", prediction={"group": group, "bits": bits}).parameters
+    assert load_method(artifact_file(tmp_path, is_sparse=False)).parameters == load_method("dense").parameters
+
+
+@pytest.mark.parametrize(
+    "keys, sentence",
+    [
+        ({"sparse_methed": "xmm"}, "11:5: sparse_methed: no xmm; did you mean xm?"),
+        ({}, "1:1: sparse_methed: missing; a file of the DynaX artifact has it"),
+        ({"sparse_methed": "xm", "is_quant": True, "quant_methed": "2_4bit"}, "4:5: quant_methed: no 2_4bit; did you mean 1_2_4bit?"),
+        ({"sparse_methed": "nm", "n": 65}, "1:1: the file: kept: 65 must be between 1 and block, 64"),
+        (
+            {"sparse_methed": "topk", "topk": "many"},
+            "10:5: kept: input should be a valid integer, unable to parse string as an integer (got 'many')",
+        ),
+    ],
+)
+def test_a_wrong_artifact_file_is_answered_with_the_place(keys: dict, sentence: str, tmp_path: Path) -> None:
+    path = artifact_file(tmp_path, **keys)
+    with pytest.raises(ConfigError) as caught:
+        load_method(path)
+    assert str(caught.value) == f"{path}:{sentence}"
 
 
 @pytest.mark.parametrize("kind", BIASES)
-@pytest.mark.parametrize("name", ["dense", "xm", "xm_32", "nm", "sanger", "topk", "window"])
+@pytest.mark.parametrize("name", shipped_methods())
 def test_a_mask_stays_within_what_the_dense_model_computes(name: str, kind: str) -> None:
     layer = layer_with(BIASES[kind])
     method = load_method(name)
@@ -89,10 +137,41 @@ def test_a_mask_is_that_of_the_scores_with_the_models_bias(kind: str) -> None:
         np.testing.assert_array_equal(load_method("dense").allowed(layer, window), scores > -np.inf)
 
 
-def test_a_mask_of_some_heads_is_that_part_of_the_layers_mask() -> None:
+@pytest.mark.parametrize("prediction", [None, {"group": 2, "bits": 4}, {"group": 2, "bits": 4, "scale_per": "head"}])
+@pytest.mark.parametrize("name", shipped_methods())
+def test_a_part_of_a_mask_is_that_part_of_the_whole(name: str, prediction: dict | None) -> None:
     layer = layer_with(BIASES["causal"])
-    for method in (load_method("xm"), load_method("xm_32", prediction={"group": 2, "bits": 4})):
-        np.testing.assert_array_equal(method.keep(layer, 1, heads=[3, 0]), method.keep(layer, 1)[[3, 0]])
+    method = load_method(name)
+    if prediction and method.config.reads_scores:
+        method = load_method(name, prediction=prediction)
+    for window, tokens in enumerate(VALID):
+        whole = method.keep(layer, window)
+        np.testing.assert_array_equal(method.keep(layer, window, heads=[3, 0]), whole[[3, 0]])
+        for queries in (range(1), range(63, 131), range(64, 128), range(tokens - 1, tokens)):
+            np.testing.assert_array_equal(method.keep(layer, window, heads=[2], queries=queries), whole[[2], queries.start : queries.stop])
+
+
+def test_queries_outside_the_window_are_refused() -> None:
+    with pytest.raises(XmsimError, match=r"^layer 3, window 1: queries 100 to 134 do not lie within its 133$"):
+        load_method("xm").keep(layer_with(BIASES["causal"]), 1, queries=range(100, 134))
+
+
+def test_a_shared_list_is_the_same_for_the_heads_of_a_group_and_made_from_all_of_them() -> None:
+    layer = layer_with(BIASES["causal"])
+    for name, combined in (("xm_shared_sum", group_sum_scores), ("xm_shared_max", group_max_scores)):
+        scores = np.stack([scores_of(layer, 0, head) for head in range(4)])
+        keep = load_method(name).keep(layer, 0)
+        np.testing.assert_array_equal(keep, xm_keep(combined(scores, kv_heads=2)).repeat(2, axis=0))
+
+
+def test_a_scale_per_head_quantises_each_head_with_its_own_maximum() -> None:
+    layer = layer_with(BIASES["causal"])
+    layer.q[:, 1] *= 0.1
+    keep = load_method("xm", prediction={"group": 2, "bits": 4, "scale_per": "head"}).keep(layer, 0, heads=[1])
+    q, k = layer.q[:, 1:2], layer.k[:, :1]  # alone, a head is a layer of its own
+    predicted = predict_scores(q, k, group=2, bits=4, scale=0.25)[0]
+    np.testing.assert_array_equal(keep, xm_keep(np.where(np.tri(TOKENS, dtype=bool), predicted, np.float32(-np.inf))))
+    assert (keep != load_method("xm", prediction={"group": 2, "bits": 4}).keep(layer, 0, heads=[1])).any()
 
 
 def test_prediction_quantises_with_the_scale_of_the_layer() -> None:
@@ -143,7 +222,11 @@ def test_a_wrong_name_or_override_is_answered_with_the_way_out(name: str, overri
     "text, sentence",
     [
         ("method: xmm\n", "1:1: method: no kind xmm; did you mean xm?"),
-        ("kept: 3\n", "1:1: method: missing; add it, one of dense, nm, sanger, topk, window, xm"),
+        (
+            "kept: 3\n",
+            "1:1: method: missing; add it, one of block_pattern, dense, fixed_pattern, nm, salo, sanger, "
+            "topk, window, xm, xm_causal, xm_shared_max, xm_shared_sum",
+        ),
         ("method: topk\nkept: 0\n", "2:1: kept: input should be greater than 0 (got 0)"),
         ("method: nm\nblock: 4\nkept: 5\n", "1:1: the file: kept: 5 must be between 1 and block, 4"),
     ],

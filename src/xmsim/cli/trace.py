@@ -95,9 +95,13 @@ def _method_table(method: Method, layers: tuple[int, ...], statistics: list[Mask
 
     from xmsim.workloads.mask_statistics import DEFAULT_BLOCK, TILE_ROWS, mean_statistics
 
-    title = f"{method.name}: blocks of {method.block or DEFAULT_BLOCK} keys, live tiles of so many queries × one block"
+    block = method.block or DEFAULT_BLOCK
+    title = (
+        f"{method.name}: blocks of {block} keys; % but for U, in keys; β live tiles, U union of so many queries, or of a KV head's heads"
+    )
     table = Table(title=title, box=None, padding=(0, 1))
-    for name in ("layer", "density", "full", "kv", "X=0", "low", "high", *(f"{rows} q" for rows in TILE_ROWS)):
+    tiles = [f"{sign} {rows}" for sign in ("β", "U") for rows in TILE_ROWS]
+    for name in ("layer", "density", "full", "kv", "X=0", "low", "high", *tiles, "U heads", "balance"):
         table.add_column(name, justify="right")
     for layer, one in zip(layers, statistics, strict=True):
         table.add_row(str(layer), *_cells(one))
@@ -109,7 +113,8 @@ def _cells(one: MaskStatistics) -> list[str]:
     densities = one.densities
     low, high = ("", "") if one.low_blocks is None else (_percent(one.low_blocks), _percent(1 - one.empty_blocks - one.low_blocks))
     shares = [densities.density, densities.full_density, densities.kv_density, one.empty_blocks]
-    return [*map(_percent, shares), low, high, *map(_percent, one.live_tiles)]
+    unions = (f"{keys:.1f}" for keys in (*one.unions, one.group_union))
+    return [*map(_percent, shares), low, high, *map(_percent, one.live_tiles), *unions, _percent(one.load_balance)]
 
 
 def _percent(share: float) -> str:

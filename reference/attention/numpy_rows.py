@@ -1,40 +1,8 @@
-"""What the row-wise methods share: walking over rows with bounded memory, and the largest entries with a tie rule."""
+"""What the judges of the row-wise methods share: blocks of a row, the largest entries with a tie rule, exponentials; NumPy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-
-from xmsim.reference.attention.arrays import Array, as_numpy, same_kind
-
-_CHUNK_ENTRIES = 1 << 18  # scores looked at together: their float64 copies stay in a second-level cache
-
-
-def keep_row_by_row(scores: Array, keep_rows: Callable[[np.ndarray], np.ndarray]) -> Array:
-    """Apply `keep_rows`, float [rows, keys] -> bool [rows, keys], to all rows of `scores`, a few at a time.
-
-    Every row is decided on its own, so a part of the scores gives that part of the mask.
-
-    Raises:
-        ValueError: scores with fewer than two dimensions, with NaN or with +inf.
-    """
-    values = as_numpy(scores)
-    if values.ndim < 2:
-        raise ValueError(f"scores: [..., queries, keys] is needed, got shape {list(values.shape)}")
-    if values.dtype not in (np.float32, np.float64):
-        values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
-    keep = np.zeros(values.shape, dtype=bool)
-    if values.size:
-        keys = values.shape[-1]
-        rows, keep_2d = values.reshape(-1, keys), keep.reshape(-1, keys)
-        step = max(1, _CHUNK_ENTRIES // keys)
-        for first in range(0, len(rows), step):
-            chunk = np.ascontiguousarray(rows[first : first + step])
-            if not (chunk.max(axis=-1) < np.inf).all():  # NaN fails every comparison
-                raise ValueError("scores: NaN or +inf; a pair that is not allowed is -inf, every other score is finite")
-            keep_2d[first : first + step] = keep_rows(chunk)
-    return same_kind(keep, scores)
 
 
 def in_blocks(rows: np.ndarray, block: int) -> np.ndarray:
@@ -75,4 +43,5 @@ def keep_above(values: np.ndarray, cut: np.ndarray, kept: np.ndarray | int) -> n
 def exponentials(rows: np.ndarray) -> np.ndarray:
     """e to the power of (score - row maximum) in float64 along the last axis; 0 where the score is -inf."""
     top = rows.max(axis=-1, keepdims=True)
-    return np.exp(rows.astype(np.float64) - np.where(top == -np.inf, 0.0, top))
+    with np.errstate(over="ignore"):  # two scores may lie further apart than float64 reaches: -inf, whose exponential is right
+        return np.exp(rows.astype(np.float64) - np.where(top == -np.inf, 0.0, top))
