@@ -13,8 +13,10 @@ _HOME = {
     "AttentionWorkload": "xmsim.workloads.attention",
     "load_model": "xmsim.workloads.models",
     "extract_trace": "xmsim.workloads.extract",
+    "attach": "xmsim.workloads.attachment",
+    "detach": "xmsim.workloads.attachment",
 }
-__all__ = ["AttentionWorkload", "extract_trace", "load_model"]
+__all__ = ["AttentionWorkload", "attach", "detach", "extract_trace", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from xmsim.workloads.captured import CapturedLayer, Sink
 
 _NAME = "xmsim_capture"
 # keywords through which some families change their scores in ways that a trace does not record
-_UNRECORDED = ("position_bias", "softcap", "s_aux", "sinks", "indices", "block_indices")
+UNRECORDED = ("position_bias", "softcap", "s_aux", "sinks", "indices", "block_indices")
 _SINK: ContextVar[Sink] = ContextVar("xmsim_capture_sink")  # the function itself is global, so it holds no state
 
 
@@ -57,7 +57,7 @@ def _attention(
 ) -> tuple[Any, None]:
     """Attention as transformers calls it. Probabilities are not returned: nobody asks, and they are the largest tensor."""
     sink = _SINK.get()
-    for name in _UNRECORDED:
+    for name in UNRECORDED:
         if keywords.get(name) is not None:
             raise sink.refuse(f"layer {sink.layers} changes its scores through {name}")
     captured = CapturedLayer(

@@ -9,7 +9,7 @@ from typing import Any
 from xmsim.traces.manifest import Bias
 from xmsim.workloads.models import ModelError
 
-_VERIFIED = "Llama, Mistral, Qwen2, OPT, GPT-2, GPT-NeoX, BLOOM and BERT are verified"
+VERIFIED = "Llama, Mistral, Qwen2, OPT, GPT-2, GPT-NeoX, BLOOM and BERT are verified"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,4 +92,4 @@ class Sink:
 
     def refuse(self, reason: str) -> ModelError:
         """The error for a family whose attention a trace cannot hold."""
-        return ModelError(f"{self._family}: this model family cannot be extracted, {reason}; {_VERIFIED}")
+        return ModelError(f"{self._family}: this model family cannot be extracted, {reason}; {VERIFIED}")
