@@ -97,6 +97,16 @@ def test_in_a_stage_with_servers_a_shorter_job_overtakes(run, schedule_of, job_o
     assert log.start[3] == 2 and log.start[1] == 9
 
 
+def test_the_example_drawn_in_the_docs_is_what_an_engine_gives(run, schedule_of, job_of, visit_of, dram):
+    stages = [Stage("load"), Stage("work", queue=1), Stage("store")]
+    jobs = [job_of([visit_of(0, 2, 8), visit_of(1, work), visit_of(2, 1)]) for work in (7, 4, 2)]
+    log = run(schedule_of(stages, jobs, [dram(4, latency_cycles=1)]))
+    assert log.enter.tolist() == [0, 3, 10, 0, 6, 14, 0, 10, 16]
+    assert log.start.tolist() == [0, 3, 10, 3, 10, 14, 6, 14, 16]
+    assert log.done.tolist() == [3, 10, 11, 6, 14, 15, 9, 16, 17]
+    assert log.leave.tolist() == [3, 10, 11, 6, 14, 15, 10, 16, 17]
+
+
 def test_an_empty_schedule_takes_no_cycles(run, schedule_of):
     assert run(schedule_of([Stage("a")], [])).cycles == 0
 
