@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from importlib.metadata import version
@@ -11,9 +12,14 @@ __version__ = version("xmsim")
 
 
 def _choose_numba_cache() -> None:
-    """Send numba's compiled code to the user's cache folder, so that a read-only install works and stays clean."""
+    """Send numba's compiled code to the user's cache folder, so that a read-only install works and stays clean.
+
+    numba compiles a file anew when that file changes, but not when a function or a tuple that it takes from another file
+    does, and then runs what is wrong by now. So the folder is named after all the sources that are compiled.
+    """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    for folder in (home / "xmsim" / "numba", Path(tempfile.gettempdir()) / f"xmsim-numba-{os.getuid()}"):
+    name = _compiled_sources_digest()
+    for folder in (home / "xmsim" / "numba" / name, Path(tempfile.gettempdir()) / f"xmsim-numba-{os.getuid()}" / name):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -21,6 +27,17 @@ def _choose_numba_cache() -> None:
         if os.access(folder, os.W_OK):
             os.environ["NUMBA_CACHE_DIR"] = str(folder)
             return
+
+
+def _compiled_sources_digest() -> str:
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for room in ("accel_models", "reference", "sim", "traces", "workloads"):
+        for path in sorted((package / room).rglob("*.py")):
+            source = path.read_bytes()
+            if b"njit" in source:
+                digest.update(source)
+    return digest.hexdigest()[:16]
 
 
 if "NUMBA_CACHE_DIR" not in os.environ:  # before numba's first import, which is inside the rooms
