@@ -73,8 +73,10 @@ def test_extract_prints_one_line_with_units_and_info_tells_the_rest(model: Path,
     assert len(tables) == 2
     for table in tables:
         assert [line.split()[0] for line in table.splitlines()[2:5]] == ["0", "2", "all"]
-    # dense, all layers: density 100 %, full density 65 / 128, kv density 100 %, no empty block, every tile live
-    assert tables[1].splitlines()[4].split() == ["all", "100.0", "50.8", "100.0", "0.0", *["100.0"] * 5]
+    # dense, all layers: density 100 %, full density 65 / 128, kv density 100 %, no empty block, every tile live; unions of the last
+    # row of 1, 4, 16, 64 and 128 (64 there are), and of one head; 2080 pairs fill 160 sub-rows of 16
+    unions = ["32.5", "34.0", "40.0", "64.0", "64.0", "32.5"]
+    assert tables[1].splitlines()[4].split() == ["all", "100.0", "50.8", "100.0", "0.0", *["100.0"] * 5, *unions, "81.2"]
 
 
 def test_info_shows_every_shipped_method_by_default(model: Path, text: Path, tmp_path: Path):
