@@ -1,19 +1,15 @@
+import math
+
 import numpy as np
 import pytest
 
 from xmsim.accel_models import load_accelerator
-from xmsim.accel_models.dynax import (
-    ExecuteArrayConfig,
-    PredictionArrayConfig,
-    PruningConfig,
-    block_drain_cycles,
-    block_period_cycles,
-    index_record_bytes,
-    prediction_latency_cycles,
-    segments,
-    tile_period_cycles,
-)
+from xmsim.accel_models.dynax import prediction_latency_cycles
+from xmsim.accel_models.dynax_predictor_array import PredictionArrayConfig, tile_period_cycles
+from xmsim.accel_models.dynax_top_k import PruningConfig
 from xmsim.accel_models.errors import WorkloadError
+from xmsim.configs.errors import ConfigError
+from xmsim.configs.shipped import find_config
 from xmsim.sim.event_engine import run_events
 from xmsim.workloads.attention import AttentionWorkload
 
@@ -34,6 +30,10 @@ def workload(keep, head_dim=64, **options):
     return AttentionWorkload.from_keep(keep, head_dim=head_dim, **options)
 
 
+def changed(machine, **changes):
+    return type(machine)(machine.name, machine.config.model_copy(update=changes))
+
+
 @pytest.mark.parametrize(
     ("keys", "head_dim", "config", "cycles"),
     [
@@ -48,22 +48,6 @@ def test_a_tile_period_is_load_keys_and_skew_in_phase_with_the_group_counter(key
     assert tile_period_cycles(keys, head_dim, config) == cycles
 
 
-def test_execution_periods_are_those_of_the_two_control_schemes():
-    skewed = ExecuteArrayConfig(count=4, rows=32, columns=4, control="skewed")
-    broadcast = skewed.model_copy(update={"control": "broadcast"})
-    assert (block_period_cycles(64, skewed), block_drain_cycles(skewed)) == (130, 33)
-    assert (block_period_cycles(64, broadcast), block_drain_cycles(broadcast)) == (192, 2)
-
-
-@pytest.mark.parametrize(("block", "kept", "size_bytes"), [(32, 8, 7), (64, 16, 14)])
-def test_an_index_record_is_nine_times_smaller_than_the_scores(block, kept, size_bytes):
-    assert index_record_bytes(PruningConfig(block=block, kept=kept)) == size_bytes
-
-
-def test_segments_come_from_kept_keys():
-    assert segments(np.array([0, 1, 4, 5, 8, 9, 32]), 4).tolist() == [0, 1, 1, 2, 2, 3, 8]
-
-
 def test_one_tile_with_one_hardware_block_takes_its_stages_one_after_the_other():
     keep = np.zeros((1, 32, 32), bool)
     keep[0, :, :4] = True  # 32 rows, one segment each: one full hardware block
@@ -71,38 +55,13 @@ def test_one_tile_with_one_hardware_block_takes_its_stages_one_after_the_other()
     result = machine.simulate(workload(keep, causal=False))
     query_load = 2 * 32 * 64 // 128 + 50  # 128 B/cycle, 100 ns at 500 MHz
     predict = tile_period_cycles(32, 64, machine.config.prediction_array)
-    latency = prediction_latency_cycles(machine.config.prediction_array, machine.config.pruning)
+    latency = prediction_latency_cycles(machine.config.pruning)
     decide, scan = 1, 1
     kv_load = 2 * 2 * 32 * 64 // 128 + 50
     execute = 2 * 64 + 2 + 33
     divide, store = 32 * 64 // 128, 2 * 32 * 64 // 128
     assert result.cycles == query_load + predict + latency + decide + scan + kv_load + execute + divide + store
     assert result.metrics == {"hardware_blocks": 1, "packing_efficiency": 1.0, "overfull_blocks": 0}
-
-
-@pytest.mark.parametrize(("machine", "tokens", "head_dim", "causal"), [("dynax_s", 512, 64, False), ("dynax_l", 512, 128, True)])
-def test_cycles_stay_near_the_closed_form_of_predict_and_execute(machine, tokens, head_dim, causal):
-    """max(predict, execute) of each window, one after the other; with memory for free the engine adds only pipeline latencies."""
-    machine = load_accelerator(machine)
-    free_memory = machine.config.dram.model_copy(update={"gigabytes_per_second": 1e6, "latency_ns": 0.0})
-    config = machine.config.model_copy(update={"dram": free_memory})
-    machine = type(machine)("free_memory", config)
-    load = workload(block_mask(1, tokens, config.pruning.block, config.pruning.kept, causal), head_dim, causal=causal)
-    window_rows = config.scheduler.window_tiles * config.prediction_array.rows
-    counts = segments(load.block_counts(config.pruning.block), config.execute_array.columns)[0]
-    predict, execute = [], []
-    for first in range(0, tokens, window_rows):
-        ends = range(first + config.prediction_array.rows, first + window_rows + 1, config.prediction_array.rows)
-        predict.append(sum(tile_period_cycles(end if causal else tokens, head_dim, config.prediction_array) for end in ends))
-        blocks = sum(-(-int(n) // config.execute_array.rows) for n in counts[first : first + window_rows].sum(axis=0))
-        period = block_period_cycles(head_dim, config.execute_array)
-        execute.append(-(-blocks // config.execute_array.count) * period + block_drain_cycles(config.execute_array))
-    closed = predict[0] + sum(max(p, e) for p, e in zip(predict[1:], execute, strict=False)) + execute[-1]
-    blocks = tokens // config.pruning.block
-    latency = prediction_latency_cycles(config.prediction_array, config.pruning) + blocks + config.scheduler.window_tiles * blocks
-    divide = window_rows * head_dim // config.dividers
-    hand_overs = 8  # one cycle each: loads, store
-    assert closed <= machine.simulate(load).cycles <= closed + len(predict) * latency + divide + hand_overs
 
 
 def test_a_mask_that_keeps_nothing_reads_no_keys_at_full_precision():
@@ -118,16 +77,17 @@ def test_resident_keys_are_read_once_for_a_kv_group_and_streamed_ones_for_every_
     resident = machine.simulate(workload(keep, kv_heads=2, causal=False))
     queries, low_bit, kv = 2 * 4 * 256 * 64, 2 * 256 * 64 // 2, 2 * 2 * 2 * 256 * 64
     assert resident.traffic["dram"]["read_bytes"] == queries + low_bit + kv
-    streaming = machine.config.model_copy(update={"kv": machine.config.kv.model_copy(update={"buffer_bytes": 1})})
-    streamed = type(machine)("streaming", streaming).simulate(workload(keep, kv_heads=2, causal=False))
+    one_block = machine.config.kv.model_copy(update={"buffer_bytes": 2 * 2 * 32 * 64})
+    streamed = changed(machine, kv=one_block).simulate(workload(keep, kv_heads=2, causal=False))
     windows = 4 * 256 // 128
     assert streamed.traffic["dram"]["read_bytes"] == queries + low_bit + windows * 2 * 2 * 256 * 64
 
 
-def test_streamed_blocks_never_hold_more_places_than_the_buffer_has():
+@pytest.mark.parametrize(("buffer_bytes", "stream_blocks"), [(16384, 8), (65535, 2)])
+def test_streamed_blocks_never_hold_more_places_than_there_are(buffer_bytes, stream_blocks):
     machine = load_accelerator("dynax_s")
-    config = machine.config.model_copy(update={"kv": machine.config.kv.model_copy(update={"buffer_bytes": 1, "stream_blocks": 2})})
-    machine = type(machine)("two_places", config)
+    kv = machine.config.kv.model_copy(update={"buffer_bytes": buffer_bytes, "stream_blocks": stream_blocks})
+    machine = changed(machine, kv=kv)  # two places, because no more blocks fit, or because there are no more
     schedule = machine.schedule(workload(block_mask(1, 256, 32, 8, False), causal=False))
     log = run_events(schedule)
     loads = [j for j in range(schedule.jobs) if schedule.visit_start[j] < schedule.visits and _first_stage(schedule, j) == "kv_load"]
@@ -177,6 +137,109 @@ def test_odd_lengths_and_decode_are_served_within_their_bounds(queries, keys):
         assert result.useful_macs == 2 * 64 * 2 * int(allowed.sum())
 
 
-def test_a_head_dim_the_group_does_not_divide_is_refused():
-    with pytest.raises(WorkloadError, match="head_dim 66 is no multiple"):
-        load_accelerator("dynax_l").simulate(workload(np.eye(8, dtype=bool)[None], head_dim=66))
+@pytest.mark.parametrize(("name", "head_dim", "predict_cycles"), [("dynax_s", 64, 1152), ("dynax_l", 128, 1248)])
+def test_a_decode_step_costs_a_tile_of_one_query_and_the_blocks_it_keeps(name, head_dim, predict_cycles):
+    """1000 keys, in blocks 1024, stream past one query; of two blocks it keeps one segment each, on two arrays."""
+    machine = load_accelerator(name)
+    config, channel = machine.config, machine.dram_channel()
+    block, bits = config.pruning.block, config.prediction_array.bits
+    keep = np.zeros((1, 1, 1000), bool)
+    keep[0, 0, [5, 900]] = True
+    result = machine.simulate(workload(keep, head_dim))
+    query_bytes, low_bit_bytes, kv_bytes = 2 * head_dim, 1000 * head_dim * bits // 8, 2 * 2 * 2 * block * head_dim
+    busy = {"predictor": predict_cycles, "decision": 1024 // block, "scheduler": 1, "execute": 2 * (2 * head_dim + 2), "divider": 1}
+    assert {stage: result.busy[stage] for stage in busy} == busy
+    assert result.traffic["dram"] == {"read_bytes": query_bytes + low_bit_bytes + kv_bytes, "write_bytes": query_bytes}
+    assert result.actions["prediction_array"] == {"mac": 1024 * head_dim // config.prediction_array.group, "exp": 1024}
+
+    sent = lambda size: math.ceil(size / channel.bytes_per_cycle)  # noqa: E731
+    predicted = sent(query_bytes) + channel.latency_cycles + max(predict_cycles, sent(low_bit_bytes) + channel.latency_cycles)
+    scheduled = predicted + prediction_latency_cycles(config.pruning) + 1024 // block + 1
+    executed = scheduled + sent(kv_bytes) + channel.latency_cycles + 2 * head_dim + 2 + config.execute_array.rows + 1
+    assert result.cycles == executed + 1 + sent(query_bytes)
+
+
+def test_where_prediction_is_free_masks_cost_neither_cycles_nor_bytes():
+    machine = load_accelerator("dynax_s")
+    load = workload(block_mask(2, 256, 32, 8, True))
+    simulated, free = machine.simulate(load), changed(machine, prediction_phase="free").simulate(load)
+    assert free.cycles < simulated.cycles
+    assert {free.busy[stage] for stage in ("predictor", "predictor_drain", "decision", "scheduler")} == {0}
+    assert not any(count for part in ("prediction_array", "top_k", "decision", "index_buffer") for count in free.actions[part].values())
+    assert simulated.traffic["dram"]["read_bytes"] - free.traffic["dram"]["read_bytes"] == 2 * 256 * 64 // 2
+    for part in ("execute_array", "accumulator", "divider", "kv_buffer"):
+        assert free.actions[part] == simulated.actions[part]
+
+
+def test_key_blocks_before_a_sliding_window_are_skipped():
+    machine = load_accelerator("dynax_s")
+    keys, sliding = 256, 40
+    position = np.arange(keys)[:, None]
+    keep = (np.arange(keys) <= position) & (np.arange(keys) > position - sliding)
+    result = machine.simulate(workload(keep[None], window=sliding))
+    first = [max(0, tile - sliding + 1) // 32 for tile in range(0, keys, 32)]
+    seen = [tile + 32 - 32 * block for tile, block in zip(range(0, keys, 32), first, strict=True)]
+    assert seen == [32, 64, 96, 96, 96, 96, 96, 96]
+    assert result.busy["predictor"] == sum(tile_period_cycles(count, 64, array()) for count in seen)
+    assert result.actions["index_buffer"]["write_bytes"] == 7 * sum(seen)  # a record of 7 bytes for each of 32 rows and block of 32
+    everything = changed(machine, causal_tiles="computed").simulate(workload(keep[None], window=sliding))
+    assert everything.busy["predictor"] == 8 * tile_period_cycles(keys, 64, array())
+
+
+def test_every_index_record_that_is_written_is_read_and_no_other():
+    for name in ("dynax_s", "dynax_l"):
+        records = load_accelerator(name).simulate(workload(block_mask(1, 512, 64, 16, True))).actions["index_buffer"]
+        assert records["read_bytes"] == records["write_bytes"] > 0
+
+
+def test_released_control_makes_a_block_longer_and_nothing_else():
+    load = workload(block_mask(1, 256, 32, 8, False), causal=False)
+    for name in ("dynax_s", "dynax_l"):
+        skewed, released = load_accelerator(name), load_accelerator(f"{name}_released")
+        same = released.config.model_copy(update={"execute_array": skewed.config.execute_array, "sources": skewed.config.sources})
+        assert same == skewed.config
+        rows, blocks = skewed.config.execute_array.rows, skewed.metrics(load)["hardware_blocks"]
+        assert skewed.simulate(load).busy["execute"] == blocks * (2 * 64 + 2)
+        assert released.simulate(load).busy["execute"] == blocks * 2 * (64 + rows)
+
+
+def test_the_ripple_of_the_cascade_and_two_registers_follow_a_tile():
+    assert prediction_latency_cycles(PruningConfig(block=32, kept=8)) == 10  # the exponential, 8 ranks, the record
+
+
+def test_a_head_dim_the_group_does_not_divide_is_refused_with_the_nearest_group_that_does():
+    message = "dynax_l: prediction_array.group: 4 does not divide head_dim 66; the nearest that does: 3"
+    for act in ("simulate", "compute"):
+        with pytest.raises(WorkloadError, match=message):
+            getattr(load_accelerator("dynax_l"), act)(workload(np.eye(8, dtype=bool)[None], head_dim=66))
+
+
+def test_a_buffer_smaller_than_a_block_is_refused_with_the_least_that_would_do():
+    machine = load_accelerator("dynax_s")
+    small = changed(machine, kv=machine.config.kv.model_copy(update={"buffer_bytes": 8191}))
+    with pytest.raises(WorkloadError, match=r"kv.buffer_bytes: 8191 do not hold K and V of one block of 32 keys .* that do: 8192"):
+        small.simulate(workload(np.eye(8, dtype=bool)[None]))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: xm_32", "name: xm", "method xm prunes blocks of 64; set pruning.block to 64 or choose a method with blocks of 32"),
+        ("prediction: {group: 2, bits: 4}", "prediction: {group: 4, bits: 6}", "set group to 4 and bits to 6"),
+        ("bits: 24, point: 12", "bits: 24, point: 20", "no room to add up the exponentials of 4 columns; the most that do: 19"),
+        ("pipelining: block", "pipelining: tile", "pipelining: input should be 'block' or 'window'"),
+        ("prediction_phase: simulated", "prediction_phase: off", "prediction_phase"),
+    ],
+)
+def test_a_machine_that_cannot_work_is_refused_with_what_would(old, new, message, tmp_path):
+    text = find_config("accelerators", "dynax_s", "machine").read_text()
+    assert old in text
+    (tmp_path / "mine.yaml").write_text(text.replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        load_accelerator(tmp_path / "mine.yaml")
+
+
+def test_a_native_method_without_blocks_is_served(tmp_path):
+    text = find_config("accelerators", "dynax_s", "machine").read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("{name: xm_32, prediction: {group: 2, bits: 4}}", "{name: sanger}"))
+    assert load_accelerator(tmp_path / "mine.yaml").config.method.load().name == "sanger"

@@ -56,7 +56,8 @@ def test_dram_bytes_never_rise_with_a_larger_buffer_and_the_roofline_not_with_ba
         return type(machine)("other", machine.config.model_copy(update={"dram": dram})).simulate(workload).roofline_cycles
 
     head_kv_bytes = 2 * 2 * workload.keys * workload.head_dim
-    sizes = [bytes_with(size) for size in (1, head_kv_bytes - 1, head_kv_bytes, 2 * head_kv_bytes)]
+    least = 2 * 2 * machine.config.pruning.block * workload.head_dim  # one block; a smaller buffer is refused
+    sizes = [bytes_with(max(least, size)) for size in (least, head_kv_bytes - 1, head_kv_bytes, 2 * head_kv_bytes)]
     assert sizes == sorted(sizes, reverse=True)
     rooflines = [roofline_with(rate) for rate in (1.0, 25.6, 128.0, 1000.0)]
     assert rooflines == sorted(rooflines, reverse=True)
