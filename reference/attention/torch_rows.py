@@ -26,6 +26,13 @@ def out_of_blocks(blocks: Any, keys: int) -> Any:
     return blocks.flatten(1)[:, :keys]
 
 
+def count(marks: Any) -> Any:
+    """How many of the last axis are True."""
+    import torch
+
+    return marks.sum(dim=-1, dtype=torch.int32)  # several times faster than in int64, its default
+
+
 def has_allowed(values: Any) -> Any:
     """Which slices along the last axis hold an entry that is not -inf."""
     return values.amax(dim=-1) > -math.inf
@@ -47,11 +54,12 @@ def keep_largest(values: Any, kept: int, chosen: Any) -> Any:
 def _keep_largest(values: Any, kept: int) -> Any:
     cut = values.topk(kept, sorted=False).values.amin(dim=-1, keepdim=True)
     keep = (values >= cut) & (values > -math.inf)
-    tied = keep.sum(dim=-1) > kept  # equal values straddle the cut: rare, so mended apart
+    tied = count(keep) > kept  # equal values straddle the cut: rare, so mended apart
     if tied.any():
         values, cut = values[tied], cut[tied]
         above, equal = values > cut, values == cut
-        keep[tied] = above | (equal & (equal.cumsum(dim=-1) <= kept - above.sum(dim=-1, keepdim=True)))
+        places = kept - count(above)
+        keep[tied] = above | (equal & (equal.cumsum(dim=-1) <= places[:, None]))
     return keep
 
 

@@ -19,8 +19,8 @@ FastPath = Callable[[Any], Any]  # the same on tensors
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _JUDGED_ENTRIES = 1 << 18  # scores that the judge looks at together: their float64 copies stay in a second-level cache
-_CPU_ENTRIES = 1 << 20  # and the fast path: its threads must each have enough to do
-_DEVICE_ENTRIES = 1 << 25  # likewise, where a few GB are at hand
+_CPU_ENTRIES = 1 << 22  # and the fast path: few enough that all fit in memory, enough to keep all threads busy
+_DEVICE_ENTRIES = 1 << 25  # likewise, on any other device
 
 
 def keep_row_by_row(scores: Array, judge: Judge, fast: FastPath) -> Array:

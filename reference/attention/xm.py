@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from xmsim.reference.attention import numpy_rows, torch_rows
-from xmsim.reference.attention.arrays import Array
+from xmsim.reference.attention.arrays import Array, is_tensor
 from xmsim.reference.attention.walk import keep_row_by_row, recheck
 
 
@@ -69,7 +70,8 @@ def _all_keys(rows: Any, block: int) -> Any:
 
 
 def _allowed_keys(rows: Any, block: int) -> Any:
-    return (rows > -math.inf).sum(-1)[:, None].clip(block)
+    count: Callable[[Any], Any] = torch_rows.count if is_tensor(rows) else partial(np.count_nonzero, axis=-1)
+    return count(rows > -math.inf)[:, None].clip(block)
 
 
 def _keep(
