@@ -18,8 +18,9 @@ from numba import njit
 from pydantic import Field, model_validator
 
 from xmsim.accel_models.accelerator import Accelerator, MachineConfig
+from xmsim.accel_models.fixed_point_operands import WordConfig
 from xmsim.accel_models.functional import FunctionalResult, judge_output, operands_of
-from xmsim.accel_models.sanger_arithmetic import ArithmeticConfig, attention_output
+from xmsim.accel_models.sanger_arithmetic import attention_output
 from xmsim.accel_models.sanger_array import ExecuteArrayConfig, pass_drain_cycles, pass_period_cycles
 from xmsim.accel_models.sanger_pack import HeadPasses, PackConfig, PackShape, pack_by_column, pack_by_row
 from xmsim.accel_models.sanger_prediction import PredictionArrayConfig, tile_drain_cycles, tile_period_cycles
@@ -84,7 +85,7 @@ class SangerConfig(MachineConfig):
     prediction_array: PredictionArrayConfig
     pack: PackConfig
     execute_array: ExecuteArrayConfig
-    arithmetic: ArithmeticConfig
+    arithmetic: WordConfig
     kv: KvConfig
     dividers: PositiveInt
     causal_tiles: Literal["computed", "skipped"]  # key tiles of which no row of a query tile may see a key

@@ -4,41 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
-from pydantic import Field, model_validator
 
 from xmsim.accel_models.fixed_point import multiply, wrap
+from xmsim.accel_models.fixed_point_operands import WordConfig, alibi_bias, divide, fixed_words, operand_words, predicted_row_maxima
 from xmsim.accel_models.mask_words import lowest_bit
 from xmsim.accel_models.sanger_array import ExecuteArrayConfig
 from xmsim.accel_models.sanger_pack import HeadPasses
 from xmsim.accel_models.sanger_prediction import PredictionArrayConfig
 from xmsim.accel_models.shift_exp import exp_input_limit, exp_table, shift_exp
-from xmsim.configs.schema import Config
-from xmsim.reference.attention import predict_scores
 from xmsim.sim.schedule import Int64Array
 from xmsim.workloads.attention import AttentionOperands
 
 Floats = npt.NDArray[np.float64]
 
 
-class ArithmeticConfig(Config):
-    """Width of the array's words and their fraction bits."""
-
-    bits: Annotated[int, Field(ge=8, le=32)]
-    point: Annotated[int, Field(ge=2)]
-
-    @model_validator(mode="after")
-    def _check_point(self) -> Self:
-        if self.point > self.bits - 4:
-            raise ValueError(f"point: {self.point} of {self.bits} bits leave no room for an exponential; at most {self.bits - 4}")
-        return self
-
-
-def score_peak(config: ArithmeticConfig, pes: int) -> float:
+def score_peak(config: WordConfig, pes: int) -> float:
     """The score that a row's predicted maximum is moved to, because the exponential unit serves scores from 0 on alone.
 
     e^peak is such that a sub-row of `pes` equal scores fills half of the range; scores below 0 count as 0 and are then too large.
@@ -53,7 +38,7 @@ def attention_output(
     heads: Iterable[HeadPasses],
     prediction: PredictionArrayConfig,
     array: ExecuteArrayConfig,
-    config: ArithmeticConfig,
+    config: WordConfig,
 ) -> Floats:
     """The output of a layer, float64 [heads, queries, head_dim].
 
@@ -63,22 +48,17 @@ def attention_output(
     are not. Partial outputs and sums of a query's sub-rows are merged in wider words, and divided once, truncated.
     """
     group = len(operands.q) // len(operands.k)
-    queries, keys = allowed.shape
-    value_scale = _power_of_two_above(operands.v)
-    q = _fixed(operands.q.astype(np.float64) * operands.scale, config)
-    k, v = _fixed(operands.k, config), _fixed(operands.v / value_scale, config)
+    q, k, v, value_scale = operand_words(operands, config)
     peak = score_peak(config, array.pes)
     arithmetic = _Arithmetic(config.bits, config.point, exp_table(config.point), exp_input_limit(config.bits, config.point))
     output = np.zeros(operands.q.shape)
     for head, passes in enumerate(heads):
-        bias = np.zeros(keys) if operands.slopes is None else operands.slopes[head] * np.arange(keys, dtype=np.float64)
-        start = peak - _predicted_maxima(operands, head, head // group, bias, allowed, prediction.bits)
-        sums = np.zeros((queries, 1 + q.shape[2]), np.int64)
+        bias = fixed_words(alibi_bias(operands, head), config)
+        start = fixed_words(peak - predicted_row_maxima(operands, allowed, head, group=1, bits=prediction.bits), config)
+        sums = np.zeros((len(allowed), 1 + q.shape[2]), np.int64)
         kv_head = head // group
-        _run_passes(passes, array.ports, q[head], k[kv_head], v[kv_head], _fixed(start, config), _fixed(bias, config), arithmetic, sums)
-        denominators = sums[:, :1]
-        quotients = (sums[:, 1:] << config.point) // np.maximum(denominators, 1)
-        output[head] = np.where(denominators > 0, quotients / 2.0**config.point * value_scale, 0.0)
+        _run_passes(passes, array.ports, q[head], k[kv_head], v[kv_head], start, bias, arithmetic, sums)
+        output[head] = divide(sums[:, 1:], sums[:, :1], config.point) / 2.0**config.point * value_scale
     return output
 
 
@@ -87,33 +67,6 @@ class _Arithmetic(NamedTuple):
     point: int
     table: Int64Array
     limit: int  # largest score
-
-
-def _predicted_maxima(
-    operands: AttentionOperands, head: int, kv_head: int, bias: Floats, allowed: npt.NDArray[np.bool_], bits: int
-) -> Floats:
-    """The largest score of each query as low-bit prediction has it; float64 [queries]."""
-    scores = predict_scores(
-        operands.q[head : head + 1],
-        operands.k[kv_head : kv_head + 1],
-        group=1,
-        bits=bits,
-        scale=operands.scale,
-        q_max=float(np.abs(operands.q).max()),
-        k_max=float(np.abs(operands.k).max()),
-    )
-    return np.where(allowed, scores[0] + bias, -np.inf).max(axis=-1)
-
-
-def _power_of_two_above(values: npt.NDArray[np.floating]) -> float:
-    largest = float(np.abs(values).max())
-    return 2.0 ** math.ceil(math.log2(largest)) if largest else 1.0
-
-
-def _fixed(values: npt.NDArray[np.floating], config: ArithmeticConfig) -> Int64Array:
-    """Values as fixed-point words, rounded to the nearest, and to the largest where they pass it."""
-    largest = 2 ** (config.bits - 1) - 1
-    return np.clip(np.rint(values * 2.0**config.point), -largest - 1, largest).astype(np.int64)
 
 
 @njit(cache=True)
