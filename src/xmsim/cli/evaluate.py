@@ -1,0 +1,131 @@
+"""xmsim evaluate: what each sparsity method costs in perplexity."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xmsim.configs.errors import XmsimError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from xmsim.workloads.corpora import Corpus
+    from xmsim.workloads.evaluation import EvaluatedRun, EvaluationRecord
+    from xmsim.workloads.methods import Method
+
+LOW_BIT = ("xm:1_4_6bit", "xm_32:1_2_4bit")  # as DynaX-L and DynaX-S predict
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="xm-tiny (built in), a folder or a hub name of a causal language model.")],
+    out: Annotated[Path, typer.Option(help="Folder for the record, the table and the plot.")] = Path("evaluation"),
+    text: Annotated[Path | None, typer.Option(help="UTF-8 text to score; an excerpt of WikiText-2 by default.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="wikitext2, ptb or c4 from the Hugging Face hub instead of a text.")] = None,
+    length: Annotated[
+        list[int] | None, typer.Option(help="Tokens, as the protocol counts them; repeat it for more lengths; 1024 by default.")
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Shipped name, YAML file or JSON file of the DynaX artifact; repeat it for more. A name may end in :1_4_6bit (1 of 4 "
+            "channels, 6 bits) for low-bit prediction of its scores. Every shipped one by default; dense is always there."
+        ),
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="How windows are cut and scored: dynax, wanda or teal.")] = "dynax",
+    windows: Annotated[int | None, typer.Option(help="Only so many windows of each length; all of the text by default.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of weights and computation: float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, or cuda.")] = "cpu",
+) -> None:
+    """Perplexity of a model with each sparsity method attached, and what its attention then keeps."""
+    from xmsim.cli.progress import progress_bar
+    from xmsim.cli.tables import table_console
+    from xmsim.reports.evaluation import write_evaluation_report
+    from xmsim.workloads.evaluate import evaluate_model
+    from xmsim.workloads.evaluation import write_evaluation
+    from xmsim.workloads.methods import shipped_methods
+    from xmsim.workloads.models import load_model
+    from xmsim.workloads.protocols import window_plan
+
+    methods = [_method(name) for name in method or (*shipped_methods(), *LOW_BIT)]
+    lengths = length or [1024]
+    for one in lengths:
+        window_plan(protocol, one)  # a wrong word is answered before anything is fetched
+    corpus = _corpus(text, dataset)
+    if corpus.note:
+        typer.echo(corpus.note)
+    loaded = load_model(model, dtype=dtype, device=device)
+    with progress_bar(f"evaluate {model}", "windows") as progress:
+        record = evaluate_model(loaded, methods, corpus, lengths=lengths, protocol=protocol, windows=windows, progress=progress)
+    files = write_evaluation_report(record, out)
+    write_evaluation(out / "evaluation.json", record)  # last: where it is, the others belong to it
+    console = table_console()
+    console.print(evaluation_table(record))
+    for path in (*files, out / "evaluation.json"):
+        console.print(f"wrote {path}", highlight=False)
+
+
+def _method(name: str) -> Method:
+    """A method by name or file, its scores predicted with few bits where that is asked for."""
+    from xmsim.workloads.methods import load_method
+
+    match = re.fullmatch(r"(.+):1_(\d+)_(\d+)bit", name)
+    if match:
+        return load_method(match.group(1), prediction={"group": int(match.group(2)), "bits": int(match.group(3))})
+    return load_method(name)
+
+
+def _corpus(text: Path | None, dataset: str | None) -> Corpus:
+    from xmsim.workloads.corpora import shipped_text, text_file
+    from xmsim.workloads.hub_corpora import hub_corpus
+
+    if text and dataset:
+        raise XmsimError(f"--text {text} and --dataset {dataset} cannot be scored together; give one of them")
+    if text:
+        return text_file(text)
+    return hub_corpus(dataset) if dataset else shipped_text()
+
+
+def evaluation_table(record: EvaluationRecord) -> Table:
+    """One row for each method at each length: densities, perplexity, and how far from dense it is."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    what = f"{record.model['name']} on {record.text.name}, protocol {record.protocol}, {record.dtype} on {record.device} (measured)"
+    table = Table(title=escape(what), box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("method")
+    for name in (
+        "length",
+        "windows",
+        "density",
+        "full density",
+        "KV density",
+        "perplexity",
+        "over dense",
+        "nats over dense ± s.e.",
+        "bits/byte",
+    ):
+        table.add_column(name, justify="right")
+    for run, following in zip(record.runs, (*record.runs[1:], None), strict=True):
+        table.add_row(*_cells(run), end_section=following is not None and following.length_tokens != run.length_tokens)
+    return table
+
+
+def _cells(run: EvaluatedRun) -> list[str]:
+    from rich.markup import escape
+
+    kept, error = run.densities, run.loss_increase_error
+    return [
+        escape(run.label),
+        str(run.length_tokens),
+        str(run.windows),
+        *(f"{share:.4f}" for share in (kept.density, kept.full_density, kept.kv_density)),
+        f"{run.perplexity:.3f}",
+        f"{100 * run.perplexity_increase:+.2f} %",
+        f"{run.loss_increase:+.4f} ± {error:.4f}" if error is not None else f"{run.loss_increase:+.4f}",
+        "–" if run.bits_per_byte is None else f"{run.bits_per_byte:.4f}",
+    ]

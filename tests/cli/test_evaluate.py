@@ -1,0 +1,148 @@
+"""xmsim evaluate."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xmsim.cli import main
+from xmsim.workloads.corpora import SHIPPED_NAME
+from xmsim.workloads.evaluation import read_evaluation
+
+pytest.importorskip("torch")
+FILES = {"evaluation.json", "evaluation.csv", "perplexity_density.svg", "perplexity_density.png", "perplexity_density.csv"}
+ARTIFACT = {"is_sparse": True, "sparse_methed": "xm", "is_quant": True, "quant_methed": "1_4_6bit", "threshold_0": 1.0, "threshold_1": 0.1}
+
+
+class Terminal:
+    """`xmsim evaluate xm-tiny ...` in an empty folder."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._monkeypatch, self._capsys = folder, monkeypatch, capsys
+
+    def run(self, *words: object, model: str = "xm-tiny") -> tuple[int, str, str]:
+        """Exit status, what was printed, and what was complained about."""
+        self._monkeypatch.setattr(sys, "argv", ["xmsim", "evaluate", model, *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        output = self._capsys.readouterr()
+        return int(stopped.value.code or 0), output.out, output.err
+
+    def refused(self, *words: object, model: str = "xm-tiny") -> str:
+        before = set(self.folder.rglob("*"))
+        status, _, sentence = self.run(*words, model=model)
+        assert status == 2 and sentence.startswith("xmsim: ") and sentence.count("\n") == 1
+        assert set(self.folder.rglob("*")) == before, "something was left behind"
+        return sentence
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    monkeypatch.chdir(tmp_path)
+    return Terminal(tmp_path, monkeypatch, capsys)
+
+
+def test_it_prints_a_row_for_each_method_and_length_and_writes_the_record_the_table_and_the_plot(terminal: Terminal):
+    (terminal.folder / "artifact.json").write_text(json.dumps(ARTIFACT))
+    methods = [word for name in ("xm", "xm:1_4_6bit", "artifact.json") for word in ("--method", name)]
+    status, printed, _ = terminal.run("--length", 64, "--length", 128, "--windows", 2, *methods, "--out", "results/e")
+    assert status == 0
+    record = read_evaluation(terminal.folder / "results" / "e" / "evaluation.json")
+    assert {path.name for path in (terminal.folder / "results" / "e").iterdir()} == FILES
+    assert (record.text.name, record.text.note, record.protocol, record.model["name"]) == (SHIPPED_NAME, "", "dynax", "xm-tiny")
+    names = ["dense", "xm", "xm, 6-bit 1:4", "artifact, 6-bit 1:4"]
+    assert [(run.length_tokens, run.label) for run in record.runs] == [(length, name) for length in (64, 128) for name in names]
+    lines = printed.splitlines()
+    assert lines[0].strip() == f"xm-tiny on {SHIPPED_NAME}, protocol dynax, float32 on cpu (measured)"
+    for run in record.runs:
+        cells = [*run.label.split(), str(run.length_tokens), "2", f"{run.densities.density:.4f}"]
+        (line,) = (line for line in lines if line.split()[: len(cells)] == cells)
+        assert f"{run.perplexity:.3f}" in line and f"{100 * run.perplexity_increase:+.2f} %" in line
+        assert run.loss_increase_error is not None and run.bits_per_byte is not None
+        assert f"{run.loss_increase:+.4f} ± {run.loss_increase_error:.4f}" in line and f"{run.bits_per_byte:.4f}" in line
+    assert {Path(line.removeprefix("wrote ")).name for line in lines if line.startswith("wrote ")} == FILES
+    rows = list(csv.DictReader((terminal.folder / "results" / "e" / "evaluation.csv").open()))
+    assert [float(row["perplexity"]) for row in rows] == [run.perplexity for run in record.runs]
+
+
+def test_predicted_scores_by_name_are_those_of_the_artifacts_file(terminal: Terminal):
+    (terminal.folder / "artifact.json").write_text(json.dumps(ARTIFACT))
+    terminal.run("--length", 128, "--windows", 1, "--method", "xm:1_4_6bit", "--method", "artifact.json", "--method", "xm")
+    _, named, file, exact = read_evaluation(terminal.folder / "evaluation" / "evaluation.json").runs
+    assert named.window_losses == file.window_losses != exact.window_losses
+
+
+def test_every_shipped_method_and_the_predictions_of_both_arrays_are_the_default(terminal: Terminal):
+    from xmsim.workloads.methods import shipped_methods
+
+    status, _, _ = terminal.run("--length", 64, "--windows", 1)
+    assert status == 0
+    labels = [run.label for run in read_evaluation(terminal.folder / "evaluation" / "evaluation.json").runs]
+    assert labels[0] == "dense" and set(labels) == {*shipped_methods(), "xm, 6-bit 1:4", "xm_32, 4-bit 1:2"}
+
+
+def test_a_text_of_ones_own_is_scored_under_its_name(terminal: Terminal):
+    (terminal.folder / "mine.txt").write_text("The canal was begun in 1793. " * 40)
+    status, printed, _ = terminal.run("--text", "mine.txt", "--length", 64, "--method", "nm", "--protocol", "teal")
+    record = read_evaluation(terminal.folder / "evaluation" / "evaluation.json")
+    assert status == 0 and "on mine.txt, protocol teal" in printed
+    assert (record.text.name, record.runs[0].window_tokens) == ("mine.txt", 80)
+
+
+def test_without_the_hub_wikitext2_is_the_shipped_excerpt_and_the_output_says_so(terminal: Terminal, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    _, printed, _ = terminal.run("--dataset", "wikitext2", "--length", 64, "--windows", 1, "--method", "nm")
+    record = read_evaluation(terminal.folder / "evaluation" / "evaluation.json")
+    assert record.text.name == SHIPPED_NAME
+    assert printed.startswith(record.text.note) and "the shipped excerpt of WikiText-2 was read instead" in record.text.note
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--method", "xmm"], "no method xmm; did you mean xm?"),
+        (["--method", "xm:1_4_9bit"], "prediction.bits: input should be less than or equal to 8"),
+        (["--method", "window:1_4_6bit"], "prediction: unknown key"),
+        (["--method", "none.json"], "none.json: cannot be read"),
+        (["--protocol", "dynaxx"], "no protocol dynaxx; did you mean dynax?"),
+        (["--dataset", "wiki"], "no dataset wiki; did you mean wikitext2?"),
+        (["--text", "a.txt", "--dataset", "ptb"], "cannot be scored together"),
+        (["--text", "none.txt"], "none.txt: cannot be read (No such file or directory)"),
+        (["--length", "4096"], "xm-tiny: reads at most 2048 tokens"),
+        (["--length", "2048", "--protocol", "teal"], "needs 2560"),
+        (["--length", "0"], "scores no token at length 0"),
+        (["--windows", "0"], "0 windows cannot be evaluated"),
+        (["--dtype", "int8"], "no dtype int8"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(terminal: Terminal, words: list[str], sentence: str):
+    assert sentence in terminal.refused(*words)
+
+
+def test_a_wrong_word_is_answered_before_anything_is_fetched(terminal: Terminal, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("xmsim.workloads.models.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("xmsim.workloads.hub_corpora.hub_corpus", lambda _: pytest.fail("the dataset was loaded"))
+    for words in (["--protocol", "x"], ["--length", "1"], ["--method", "x"]):
+        terminal.refused("--dataset", "c4", *words)
+
+
+def test_a_model_that_is_not_there_is_one_sentence(terminal: Terminal):
+    assert "no model" in terminal.refused(model="./nowhere")
+
+
+def test_an_interrupt_leaves_nothing_behind(terminal: Terminal, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xmsim.workloads.evaluate.window_loss", lambda *_: interrupted)
+    assert "interrupted" in terminal.refused("--length", "64", "--windows", "1", "--method", "nm")
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(terminal: Terminal):
+    (terminal.folder / "file").write_text("in the way")
+    assert "cannot be written" in terminal.refused("--length", "64", "--windows", "1", "--method", "nm", "--out", "file/e")
