@@ -31,10 +31,12 @@ def _app() -> typer.Typer:
     from xmsim.cli.compare import compare
     from xmsim.cli.demo import demo
     from xmsim.cli.doctor import doctor
+    from xmsim.cli.evaluate import evaluate
     from xmsim.cli.extract import extract
     from xmsim.cli.measure import measure
     from xmsim.cli.simulate import simulate
     from xmsim.cli.trace import info
+    from xmsim.cli.tune import tune
 
     app = typer.Typer(
         no_args_is_help=True,
@@ -55,6 +57,10 @@ def _app() -> typer.Typer:
         _answering(simulate)
     )
     app.command(epilog="Example:  xmsim measure xm-tiny-trace --method xm --out results/cpu.json")(_answering(measure))
+    app.command(epilog="Example:  xmsim evaluate xm-tiny --length 512 --windows 2 --method xm --method nm --out evaluation")(
+        _answering(evaluate)
+    )
+    app.command(epilog="Example:  xmsim tune xm-tiny --method xm --length 512 --batch 1 --steps 4 --out xm-tiny-tuned")(_answering(tune))
     app.command(epilog="Example:  xmsim compare results/*.json --out report")(_answering(compare))
     return app
 
