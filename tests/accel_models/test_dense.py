@@ -52,10 +52,10 @@ def test_resident_keys_and_values_are_read_once_for_each_kv_head():
 def test_one_tile_alone_is_load_scores_softmax_values_store_one_after_the_other():
     machine = load_accelerator("dense")
     result = machine.simulate(full(1, 32, 32, 64))
-    load_query_and_key = -(-2 * (32 * 64 + 32 * 64) // 128) + 50  # 128 B/cycle, 100 ns at 500 MHz
+    load_query_and_key = -(-2 * (32 * 64 + 32 * 64) // 256) + 50  # 256 B/cycle, 100 ns at 500 MHz
     scores, softmax = 64 + 62, 32
-    load_values = -(-2 * 32 * 64 // 128) + 50
-    values, store = 2 * (32 + 62), 2 * 32 * 64 // 128
+    load_values = -(-2 * 32 * 64 // 256) + 50
+    values, store = 2 * (32 + 62), 2 * 32 * 64 // 256
     assert result.cycles == load_query_and_key + scores + softmax + load_values + values + store
 
 
