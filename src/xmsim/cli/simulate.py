@@ -23,7 +23,7 @@ def simulate(
     from xmsim.accel_models.runs import result_file_name, simulate_trace
     from xmsim.cli.progress import progress_bar
     from xmsim.cli.selection import parse_selection
-    from xmsim.cli.tables import cycles_table, table_console, units_table
+    from xmsim.cli.tables import cycles_table, machines_table, table_console, units_table
     from xmsim.sim.result import write_result
     from xmsim.traces.store import open_trace
     from xmsim.workloads.methods import load_method
@@ -33,6 +33,7 @@ def simulate(
     opened = open_trace(trace)
     chosen = parse_selection(layers, opened.layers, "layer")
     console = table_console()
+    records = []
     for model in machines:
         with progress_bar(f"simulate {model.name}", "layers") as progress:
             record = simulate_trace(opened, model, shared, layers=chosen, engine=engine, progress=progress)
@@ -40,5 +41,8 @@ def simulate(
         console.print(units_table(record))
         path = out / result_file_name(record)
         write_result(path, record)
+        records.append(record)
         total = record.cycles
         console.print(f"{model.name}  {total} cycles  {record.milliseconds(total):.3f} ms  {path}", highlight=False)
+    if len(records) > 1:
+        console.print(machines_table(records))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from rich import box
 from rich.console import Console
@@ -37,6 +38,38 @@ def units_table(record: SimulationRecord) -> Table:
     table = _table(f"{record.machine.name}, utilisation of every unit in %, simulated", [unit.replace("_", " ") for unit in units])
     _add_rows(table, record, lambda run, part: [_utilisation(run.result, unit, part.busy[unit]) for unit in units])
     return table
+
+
+def machines_table(records: Sequence[SimulationRecord]) -> Table:
+    """One row per machine: what it served, how long all layers took, and its busiest unit."""
+    table = Table(title=f"{records[0].trace['model']}, {len(records[0].runs)} layers, simulated", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name, justify in (("machine", "left"), ("method", "left"), ("view", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name in ("MHz", "cycles", "ms", "density", "DRAM kB", "busiest unit, %"):
+        table.add_column(name, justify="right")
+    for record in records:
+        results = [run.result for run in record.runs]
+        kilobytes = sum(sum(channel.values()) for result in results for channel in result.traffic.values()) / 1e3
+        table.add_row(
+            record.machine.name,
+            record.method["name"],
+            record.view,
+            f"{record.machine.clock_mhz:g}",
+            str(record.cycles),
+            f"{record.milliseconds(record.cycles):.4f}",
+            f"{fmean(result.densities.density for result in results):.4f}",
+            f"{kilobytes:.1f}",
+            _busiest_unit(results),
+        )
+    return table
+
+
+def _busiest_unit(results: Sequence[SimResult]) -> str:
+    """The unit that works for the largest share of its server-cycles, over all layers."""
+    cycles = sum(result.cycles for result in results)
+    shares = {unit: sum(one.busy[unit] for one in results) / (servers * cycles) for unit, servers in results[0].servers.items()}
+    unit = max(shares, key=lambda name: shares[name])
+    return f"{unit.replace('_', ' ')} {100 * shares[unit]:.0f}"
 
 
 def _table(title: str, columns: list[str]) -> Table:
