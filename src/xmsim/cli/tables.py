@@ -42,7 +42,9 @@ def units_table(record: SimulationRecord) -> Table:
 
 def machines_table(records: Sequence[SimulationRecord]) -> Table:
     """One row per machine: what it served, how long all layers took, and its busiest unit."""
-    table = Table(title=f"{records[0].trace['model']}, {len(records[0].runs)} layers, simulated", box=box.SIMPLE_HEAD, padding=(0, 1))
+    layers, windows = (len({getattr(run, name) for run in records[0].runs}) for name in ("layer", "window"))
+    title = f"{records[0].trace['model']}, {layers} layers × {windows} windows, simulated"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
     for name, justify in (("machine", "left"), ("method", "left"), ("view", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for name in ("MHz", "cycles", "ms", "density", "DRAM kB", "busiest unit, %"):
