@@ -20,6 +20,7 @@ MAY_IMPORT = {
 RECORD_MODULES = (
     "sim/result.py",
     "workloads/measurement.py",
+    "workloads/tuning_record.py",
     "workloads/evaluation.py",
     *(f"configs/{name}.py" for name in ("record", "codec", "files", "densities", "errors")),
 )

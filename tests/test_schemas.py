@@ -10,6 +10,7 @@ import pytest
 from xmsim.sim.result import read_result
 from xmsim.workloads.evaluation import read_evaluation
 from xmsim.workloads.measurement import read_measurement
+from xmsim.workloads.tuning_record import read_tuning
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 spec = importlib.util.spec_from_file_location("make_schemas", DOCS / "make_schemas.py")
@@ -26,6 +27,7 @@ GOLDEN = {
     "result.v1.json": "records/result.v1.json",
     "measurement.v1.json": "records/measurement.v1.json",
     "evaluation.v1.json": "records/evaluation.v1.json",
+    "tuning.v1.json": "records/tuning.v1.json",
     "trace.v1.json": "trace_v1/manifest.json",
 }
 
@@ -40,8 +42,10 @@ def test_a_golden_file_of_each_version_obeys_its_schema(name):
             jsonschema.validate({k: value for k, value in golden.items() if k != key}, schema)
 
 
-def test_golden_records_stay_readable():
+def test_golden_records_stay_readable(tmp_path):
     records = Path(__file__).parent / "golden" / "records"
     assert read_result(records / "result.v1.json").runs[0].result.cycles > 0
     assert read_measurement(records / "measurement.v1.json").runs[0].timing.n >= 5
     assert [run.label for run in read_evaluation(records / "evaluation.v1.json").runs] == ["dense", "xm_32", "xm, 6-bit 1:4"]
+    (tmp_path / "tuning.json").write_bytes((records / "tuning.v1.json").read_bytes())
+    assert read_tuning(tmp_path).steps == 100

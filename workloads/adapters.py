@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xmsim.workloads.extract import model_facts
-from xmsim.workloads.models import LoadedModel, ModelError, _quiet, load_model
+from xmsim.workloads.models import LoadedModel, ModelError, load_model, quiet_transformers
 from xmsim.workloads.tune_recipe import LoraConfig
 from xmsim.workloads.tuning_record import TuningRecord, read_tuning, write_tuning
 from xmsim.workloads.whole_folder import check_free, write_folder
@@ -61,7 +61,7 @@ def quantised(loaded: LoadedModel, format: str, *, dtype: str, device: str) -> L
     packing = transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type=format, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=number_format
     )
-    with _quiet(transformers):
+    with quiet_transformers(transformers):
         model = type(loaded.model).from_pretrained(
             loaded.model.name_or_path, quantization_config=packing, dtype=number_format, device_map={"": device}, use_safetensors=True
         )
@@ -127,7 +127,7 @@ def write_model(folder: Path, loaded: LoadedModel) -> None:
     """Write a model folder: safetensors, configuration, tokenizer."""
     import transformers
 
-    with _quiet(transformers):
+    with quiet_transformers(transformers):
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
 

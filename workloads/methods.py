@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,11 +133,15 @@ def shipped_methods() -> tuple[str, ...]:
 def load_method(name_or_path: str | Path, **overrides: Any) -> Method:
     """The method that a file describes; a plain name is looked up among the shipped ones. `overrides` replace its keys.
 
-    A file is YAML of ours, or JSON of the DynaX artifact.
+    A file is YAML of ours, or JSON of the DynaX artifact. A name or path may end in `:1_4_6bit`: scores are then predicted from 1 of
+    4 channels with 6 bits, in the artifact's words; any group and width will do.
 
     Raises:
         ConfigError: no such method or file, or a value is wrong; one line for each fault.
     """
+    if predicted := re.fullmatch(r"(.+):1_(\d{1,9})_(\d{1,9})bit", str(name_or_path)):
+        name, group, bits = predicted.groups()
+        return load_method(name, **{"prediction": {"group": int(group), "bits": int(bits)}} | overrides)
     if Path(name_or_path).suffix == ".json":
         path = Path(name_or_path)
         document = artifact_method(read_yaml(path))  # JSON is YAML, too

@@ -54,7 +54,7 @@ def load_model(name_or_path: str, *, dtype: str = "float32", device: str = "cpu"
         raise ModelError(f"device {device}: torch finds no CUDA GPU on this host; use --device cpu")
     source, name = _find(name_or_path)
     try:
-        with _quiet(transformers):
+        with quiet_transformers(transformers):
             config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
             kind = transformers.AutoModelForCausalLM if _is_causal_language_model(config) else transformers.AutoModel
             model, report = kind.from_pretrained(
@@ -104,7 +104,7 @@ def _is_causal_language_model(config: Any) -> bool:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet_transformers(transformers: Any) -> Iterator[None]:
     """No progress bars and no advice from transformers, no retries told by the hub's client: what matters is raised."""
     advice, hub = transformers.utils.logging, logging.getLogger("huggingface_hub")
     verbosity, bars, level = advice.get_verbosity(), advice.is_progress_bar_enabled(), hub.level

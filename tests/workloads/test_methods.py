@@ -185,6 +185,16 @@ def test_prediction_quantises_with_the_scale_of_the_layer() -> None:
     assert (keep != load_method("xm").keep(layer, 1)).any()
 
 
+def test_a_name_or_a_path_may_say_how_scores_are_predicted(tmp_path: Path) -> None:
+    assert load_method("xm:1_4_6bit") == load_method("xm", prediction={"group": 4, "bits": 6})
+    path = tmp_path / "mine.yaml"
+    path.write_text("method: nm\nblock: 4\nkept: 2\n")
+    method = load_method(f"{path}:1_2_4bit")
+    assert method.name == "mine" and method.prediction is not None and (method.prediction.group, method.prediction.bits) == (2, 4)
+    with pytest.raises(ConfigError, match=r"^method dense with its overrides: prediction: unknown key; known are method, sources$"):
+        load_method("dense:1_2_4bit")
+
+
 def test_a_layer_that_a_method_cannot_serve_is_one_sentence() -> None:
     layer = layer_with(BIASES["causal"])
     with pytest.raises(XmsimError, match=r"^method xm on layer 3, window 0, head 0: group: 3 must divide the head dimension, 16$"):

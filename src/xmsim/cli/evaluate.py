@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
     from xmsim.workloads.corpora import Corpus
     from xmsim.workloads.evaluation import EvaluatedRun, EvaluationRecord
-    from xmsim.workloads.methods import Method
 
 LOW_BIT = ("xm:1_4_6bit", "xm_32:1_2_4bit")  # as DynaX-L and DynaX-S predict
 
@@ -46,11 +44,11 @@ def evaluate(
     from xmsim.reports.evaluation import write_evaluation_report
     from xmsim.workloads.evaluate import evaluate_model
     from xmsim.workloads.evaluation import write_evaluation
-    from xmsim.workloads.methods import shipped_methods
+    from xmsim.workloads.methods import load_method, shipped_methods
     from xmsim.workloads.models import load_model
     from xmsim.workloads.protocols import window_plan
 
-    methods = [_method(name) for name in method or (*shipped_methods(), *LOW_BIT)]
+    methods = [load_method(name) for name in method or (*shipped_methods(), *LOW_BIT)]
     lengths = length or [1024]
     for one in lengths:
         window_plan(protocol, one)  # a wrong word is answered before anything is fetched
@@ -66,16 +64,6 @@ def evaluate(
     console.print(evaluation_table(record))
     for path in (*files, out / "evaluation.json"):
         console.print(f"wrote {path}", highlight=False)
-
-
-def _method(name: str) -> Method:
-    """A method by name or file, its scores predicted with few bits where that is asked for."""
-    from xmsim.workloads.methods import load_method
-
-    match = re.fullmatch(r"(.+):1_(\d+)_(\d+)bit", name)
-    if match:
-        return load_method(match.group(1), prediction={"group": int(match.group(2)), "bits": int(match.group(3))})
-    return load_method(name)
 
 
 def _corpus(text: Path | None, dataset: str | None) -> Corpus:
