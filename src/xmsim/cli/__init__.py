@@ -81,7 +81,7 @@ def _answering(verb: Callable[..., None]) -> Callable[..., None]:
         except XmsimError as error:
             _stop(str(error))
         except KeyboardInterrupt:
-            _stop("interrupted; what was finished is kept, nothing is half-written")
+            _stop("interrupted; files that were written are whole, and nothing is half-written")
         except MemoryError:
             _stop("not enough memory; use fewer tokens, windows or layers")
 
