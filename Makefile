@@ -1,10 +1,12 @@
-# make demo: the whole walk on the built-in model.   make test: the test suite.   make check: ruff and mypy.   make bench: timings.
+# make demo: the whole walk on the built-in model.   make test: the test suite.   make check: ruff and mypy.
+# make bench: timings, beside those in reports/measured.
 # TORCH_INDEX=<url> is passed to pip, e.g. PyTorch's index of CPU builds.
 
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 JOBS ?= 2
+BENCH := .benchmarks
 
 .PHONY: demo test check bench clean
 .DELETE_ON_ERROR:
@@ -16,7 +18,11 @@ test: $(VENV)/dev.installed
 	$(VENV)/bin/pytest -n $(JOBS)
 
 bench: $(VENV)/dev.installed
-	$(VENV)/bin/pytest benchmarks --benchmark-columns=median,iqr,rounds
+	mkdir -p $(BENCH)
+	$(VENV)/bin/pytest benchmarks --benchmark-columns=median,iqr,rounds --benchmark-json=$(BENCH)/pytest.json
+	$(VENV)/bin/python benchmarks/record.py $(BENCH)/pytest.json $(BENCH)/timings.json
+	$(VENV)/bin/python benchmarks/llama_prefill.py --out $(BENCH)/llama_prefill.json
+	$(VENV)/bin/python benchmarks/compare_records.py $(BENCH)/timings.json $(BENCH)/llama_prefill.json
 
 check: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .
@@ -27,11 +33,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("xmsim needs Python 3.11 or later: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/capture.installed: pyproject.toml | $(VENV)/bin/python
+NATIVE := CMakeLists.txt $(wildcard reference/kernels/cpu/*)
+
+$(VENV)/capture.installed: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	$(PIP) -e ".[capture]"
 	touch $@
 
-$(VENV)/dev.installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/dev.installed: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	$(PIP) -e ".[dev]"
 	touch $@
 

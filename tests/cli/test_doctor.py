@@ -21,7 +21,7 @@ def test_every_fact_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     facts = printed(capsys)
     assert list(facts) == [
         *("Python", "xmsim", "torch", "transformers", "system", "CPU", "AVX-512", "AVX-512 BF16", "AVX-512 VNNI", "AMX"),
-        *("GPU", "C++ compiler", "nvcc", "minilm model"),
+        *("CPU kernels", "GPU", "C++ compiler", "nvcc", "minilm model"),
     ]
     assert facts["Python"] == platform.python_version() and all(facts.values())
 

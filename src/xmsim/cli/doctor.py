@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import warnings
 
 import typer
 
@@ -28,6 +29,7 @@ def doctor() -> None:
         "AVX-512 BF16": _presence("avx512_bf16" in features),
         "AVX-512 VNNI": _presence("avx512_vnni" in features),
         "AMX": _amx(features),
+        "CPU kernels": _kernels(),
         "GPU": host.gpu or ("none that torch can use" if "torch" in host.packages else "not known without torch"),
         "C++ compiler": _tool("c++", "g++", "clang++"),
         "nvcc": _tool("nvcc"),
@@ -35,6 +37,14 @@ def doctor() -> None:
     }
     for name, value in facts.items():
         typer.echo(f"{name:<14}{value}")
+
+
+def _kernels() -> str:
+    from xmsim.reference.kernels import native
+
+    with warnings.catch_warnings(action="ignore"):  # the notice that there are none
+        isa = native.offered_isa()
+    return f"compiled, {isa} path" if isa else "not compiled; NumPy and torch instead: install xmsim again where a C++ compiler is"
 
 
 def _presence(found: bool) -> str:

@@ -1,0 +1,75 @@
+"""The compiled library: found, dispatched, threaded, and missed without harm."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from xmsim.reference.kernels import native
+from xmsim.workloads.host import cpu_features
+
+compiled = pytest.mark.skipif(native.library() is None, reason="no compiled kernels")
+
+
+@compiled
+def test_the_highest_set_is_one_that_the_processor_names():
+    needs = {"amx": ("amx_bf16", "amx_granted"), "avx512": ("avx512_bf16", "avx512_vbmi2"), "avx2": ("avx2",), "portable": ()}
+    assert set(needs[native.offered_isa()]) <= set(cpu_features())
+
+
+@compiled
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("isa", ["portable", "amx"])
+def test_every_word_is_read_once_by_any_number_of_threads(isa, threads):
+    words = np.random.default_rng(1).integers(0, 2**63, 200_003, dtype=np.uint64)
+    read = native.kernel("xm_read", native.c_uint64, native.c_void_p, native.c_int64, native.c_int)
+    with native.limited_isa(isa):
+        assert read(native.address(words), len(words), threads) == np.bitwise_xor.reduce(words)
+
+
+def test_huge_arrays_start_on_a_huge_page_and_hold_zeros():
+    array = native.huge_empty((3, 5), np.float32)
+    assert array.shape == (3, 5) and not array.any()
+    assert array.ctypes.data % (1 << 21) == 0
+    assert native.huge_empty((0,), np.int8).size == 0
+
+
+def test_a_view_that_is_not_contiguous_has_no_address():
+    with pytest.raises(ValueError, match="contiguous"):
+        native.address(np.zeros((4, 4))[:, ::2])
+
+
+def test_without_the_library_kernels_are_absent_and_one_line_says_so():
+    program = "\n".join(
+        (
+            "import warnings",
+            "from xmsim.reference.kernels import native",
+            "native._library_path = lambda: None",
+            "with warnings.catch_warnings(record=True) as told:",
+            "    warnings.simplefilter('always')",
+            "    assert native.kernel('xm_read', None) is None and native.offered_isa() is None",
+            "assert len(told) == 1 and 'C++ compiler' in str(told[0].message)",
+        )
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@compiled
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are bound on Linux only")
+def test_the_team_of_torch_runs_kernels_and_can_be_bound_to_cores():
+    program = "\n".join(
+        (
+            "import os, torch",
+            "import numpy as np",
+            "from xmsim.reference.kernels import native",
+            "first = min(os.sched_getaffinity(0))",
+            "assert native.default_threads() == torch.get_num_threads()",
+            "native.pin_threads(native.default_threads())",
+            "assert os.sched_getaffinity(0) == {first}",
+            "words = np.arange(1 << 16, dtype=np.uint64)",
+            "read = native.kernel('xm_read', native.c_uint64, native.c_void_p, native.c_int64, native.c_int)",
+            "assert read(native.address(words), len(words), 2) == np.bitwise_xor.reduce(words)",
+        )
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
