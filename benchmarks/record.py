@@ -30,6 +30,7 @@ def main() -> None:
             "third_quartile_ms": 1e3 * run["stats"]["q3"],
             "min_ms": 1e3 * run["stats"]["min"],
             "max_ms": 1e3 * run["stats"]["max"],
+            **run["extra_info"],
         }
         for run in json.loads(args.benchmark.read_text(encoding="utf-8"))["benchmarks"]
     ]
