@@ -28,11 +28,11 @@ def test_every_word_is_read_once_by_any_number_of_threads(isa, threads):
         assert read(native.address(words), len(words), threads) == np.bitwise_xor.reduce(words)
 
 
-def test_huge_arrays_start_on_a_huge_page_and_hold_zeros():
-    array = native.huge_empty((3, 5), np.float32)
-    assert array.shape == (3, 5) and not array.any()
-    assert array.ctypes.data % (1 << 21) == 0
-    assert native.huge_empty((0,), np.int8).size == 0
+@pytest.mark.parametrize(("shape", "boundary"), [((3, 5), 64), ((1 << 19, 5), 1 << 21), ((0,), 1)])
+def test_arrays_in_huge_pages_start_on_their_boundary_and_hold_zeros(shape, boundary):
+    array = native.huge_empty(shape, np.float32)
+    assert array.shape == shape and not array.any()
+    assert array.ctypes.data % boundary == 0
 
 
 def test_a_view_that_is_not_contiguous_has_no_address():
