@@ -9,17 +9,30 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from xmsim.accel_models.projections import INPUT_PHASE_HEAD, DenseArray, output_phase_head, projections_of, with_projections
+from xmsim.configs.errors import ConfigError
 from xmsim.configs.schema import Config, PositiveFloat
 from xmsim.sim.compiled_engine import run_compiled
 from xmsim.sim.event_engine import run_events
-from xmsim.sim.log import head_accounts, idle_cycles, layer_account
-from xmsim.sim.result import HeadResult, MachineFacts, SimResult
+from xmsim.sim.log import Account, EngineLog, head_accounts, idle_cycles, layer_account
+from xmsim.sim.result import HeadResult, MachineFacts, PhaseResult, ProjectionResult, SimResult
 from xmsim.sim.schedule import Channel, Schedule, bounds
 from xmsim.workloads.attention import AttentionWorkload
 from xmsim.workloads.methods import MethodReference
 
 ENGINES = {"compiled": run_compiled, "event": run_events}  # equal logs: fast, and readable
 Engine = Literal["compiled", "event"]
+
+
+def execute(schedule: Schedule, engine: Engine) -> EngineLog:
+    """Run a Schedule on the engine of this name.
+
+    Raises:
+        ValueError: no such engine.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"no engine {engine}; there is {', '.join(ENGINES)}")
+    return ENGINES[engine](schedule)
 
 
 class DramConfig(Config):
@@ -42,6 +55,7 @@ class MachineConfig(Config):
     model: str
     clock_mhz: Annotated[float, Field(ge=1, le=1e5)]
     method: MethodReference  # the sparsity method this machine is built for
+    projections: Literal["simulated", "none"]  # Q, K, V and output projections around attention, as phases of their own
     dram: DramConfig
     area: AreaConfig
     sources: dict[str, str]  # {key: where its value comes from}
@@ -58,11 +72,26 @@ class Accelerator(ABC):
 
     @abstractmethod
     def schedule(self, workload: AttentionWorkload) -> Schedule:
-        """Every choice this machine makes for one layer.
+        """Every choice this machine makes for the attention of one layer.
 
         Raises:
             WorkloadError: the workload does not fit the machine; the text says what to change.
         """
+
+    def dense_array(self) -> DenseArray:
+        """How this machine multiplies dense matrices, for the projections around attention.
+
+        Raises:
+            ConfigError: it does not say.
+        """
+        raise ConfigError(f"{self.name}: projections: model {self.config.model} has no dense_array to run them on; set projections to none")
+
+    def layer_schedule(self, workload: AttentionWorkload) -> Schedule:
+        """What `simulate` runs: the attention, and the projections around it if `projections` says so; raises as both."""
+        attention = self.schedule(workload)
+        if self.config.projections == "none":
+            return attention
+        return with_projections(attention, workload, self.dense_array())
 
     @abstractmethod
     def peak_macs_per_cycle(self) -> int:
@@ -71,6 +100,13 @@ class Accelerator(ABC):
     def metrics(self, workload: AttentionWorkload) -> dict[str, float]:
         """What the machine's own scheduler reports besides cycles."""
         return {}
+
+    def refuse_foreign_mask(self, workload: AttentionWorkload) -> None:  # noqa: B027, to most machines every mask is native
+        """Refuse a mask that this machine is not built for, though it can simulate it.
+
+        Raises:
+            WorkloadError: names the field, its rule, and the nearest value with which the mask is the machine's own.
+        """
 
     def dram_channel(self) -> Channel:
         """The DRAM of the configuration at this machine's clock."""
@@ -100,15 +136,18 @@ class Accelerator(ABC):
             WorkloadError: the workload does not fit the machine.
             ValueError: no such engine.
         """
-        if engine not in ENGINES:
-            raise ValueError(f"no engine {engine}; there is {', '.join(ENGINES)}")
-        schedule = self.schedule(workload)
-        log = ENGINES[engine](schedule)
+        schedule = self.layer_schedule(workload)
+        return self.result(workload, schedule, execute(schedule, engine))
+
+    def result(self, workload: AttentionWorkload, schedule: Schedule, log: EngineLog) -> SimResult:
+        """What the log of this workload's Schedule says."""
         account = layer_account(schedule, log)
+        shares = head_accounts(schedule, log)
         roofline_cycles, serial_cycles = bounds(schedule)
         densities = workload.head_densities()
         useful_macs = [2 * int(kept) * workload.head_dim for kept in workload.kept_pairs()]
         ms_per_cycle = 1 / (self.config.clock_mhz * 1e3)
+        projections = _projection_result(workload, shares, ms_per_cycle)
         heads = tuple(
             HeadResult(
                 head=head,
@@ -121,7 +160,8 @@ class Accelerator(ABC):
                 densities=densities[head],
                 useful_macs=useful_macs[head],
             )
-            for head, (cycles, own) in head_accounts(schedule, log).items()
+            for head, (cycles, own) in shares.items()
+            if head in range(workload.heads)
         )
         return SimResult(
             cycles=log.cycles,
@@ -134,8 +174,21 @@ class Accelerator(ABC):
             actions=account.actions,
             heads=heads,
             densities=workload.densities(),
-            useful_macs=sum(useful_macs),
+            useful_macs=sum(useful_macs) + (projections.input.useful_macs + projections.output.useful_macs if projections else 0),
             roofline_cycles=roofline_cycles,
             serial_cycles=serial_cycles,
             metrics=self.metrics(workload),
+            projections=projections,
         )
+
+
+def _projection_result(workload: AttentionWorkload, shares: dict[int, tuple[int, Account]], ms_per_cycle: float) -> ProjectionResult | None:
+    """The phases around attention; None if the Schedule has none."""
+    if INPUT_PHASE_HEAD not in shares:
+        return None
+    products = projections_of(workload)
+    phases = []
+    for label, product in ((INPUT_PHASE_HEAD, products.input), (output_phase_head(workload), products.output)):
+        cycles, own = shares[label]
+        phases.append(PhaseResult(cycles, cycles * ms_per_cycle, own.busy, own.stalls, own.traffic, own.actions, product.macs))
+    return ProjectionResult(*phases)

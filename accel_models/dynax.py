@@ -20,14 +20,29 @@ from pydantic import Field, model_validator
 from xmsim.accel_models.accelerator import Accelerator, MachineConfig
 from xmsim.accel_models.dynax_arithmetic import ArithmeticConfig, SegmentShape, attention_output, highest_point
 from xmsim.accel_models.dynax_block_pipeline import block_pipeline
-from xmsim.accel_models.dynax_execute_array import ExecuteArrayConfig, block_drain_cycles, block_period_cycles
-from xmsim.accel_models.dynax_plan import ACTIONS, WORD_BYTES, Plan, Work
+from xmsim.accel_models.dynax_execute_array import ExecuteArrayConfig, block_drain_cycles, block_period_cycles, dense_product_cycles
+from xmsim.accel_models.dynax_plan import (
+    ACTIONS,
+    EXECUTE,
+    EXECUTE_MAC,
+    KV_LOAD,
+    KV_READ,
+    KV_WRITE,
+    QUERY_LOAD,
+    QUERY_READ,
+    QUERY_WRITE,
+    STORE,
+    WORD_BYTES,
+    Plan,
+    Work,
+)
 from xmsim.accel_models.dynax_predictor_array import PredictionArrayConfig, tile_period_cycles
 from xmsim.accel_models.dynax_segments import WindowSegments, window_segments
 from xmsim.accel_models.dynax_top_k import PruningConfig, index_record_bytes, rank_latency_cycles
 from xmsim.accel_models.dynax_window_pipeline import window_pipeline
 from xmsim.accel_models.errors import WorkloadError
 from xmsim.accel_models.functional import FunctionalResult, judge_output, operands_of
+from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages
 from xmsim.configs.schema import Config, PositiveInt
 from xmsim.sim.schedule import UNLIMITED, Int64Array, Schedule, Stage
 from xmsim.sim.schedule_builder import finish
@@ -112,6 +127,17 @@ class Dynax(Accelerator):
         array = self.config.execute_array
         return array.count * array.rows * array.columns
 
+    def dense_array(self) -> DenseArray:
+        array = self.config.execute_array
+        return DenseArray(
+            stages=DenseStages(QUERY_LOAD, KV_LOAD, EXECUTE, STORE),
+            actions=DenseActions(EXECUTE_MAC, QUERY_WRITE, QUERY_READ, KV_WRITE, KV_READ),
+            rows=array.rows,
+            columns=array.columns,
+            product_cycles=lambda rows, columns, inner: dense_product_cycles(columns, inner, array),
+            streams=array.columns,
+        )
+
     def metrics(self, workload: AttentionWorkload) -> dict[str, float]:
         """Packing efficiency (segments / rows of the hardware blocks they fill), and blocks with more than N kept keys."""
         packed = self._packed(workload)
@@ -122,6 +148,16 @@ class Dynax(Accelerator):
             "packing_efficiency": float(packed.by_block.sum() / (rows * hardware_blocks)) if hardware_blocks else 0.0,
             "overfull_blocks": packed.overfull_blocks,
         }
+
+    def refuse_foreign_mask(self, workload: AttentionWorkload) -> None:
+        """A native mask keeps at most N keys of a row's block, which the cascade ranks."""
+        pruning = self.config.pruning
+        most = int(workload.block_counts(pruning.block).max())
+        if most > pruning.kept:
+            raise WorkloadError(
+                f"{self.name}: pruning.kept: the cascade ranks {pruning.kept} of {pruning.block} keys, and the mask keeps up to {most}; "
+                f"the least that does: {most}"
+            )
 
     def schedule(self, workload: AttentionWorkload) -> Schedule:
         self._check(workload)

@@ -61,6 +61,19 @@ def block_drain_cycles(config: ExecuteArrayConfig) -> int:
     return config.rows + 1 if config.control == "skewed" else 2
 
 
+def dense_product_cycles(columns: int, inner: int, config: ExecuteArrayConfig) -> int:
+    """Cycles in which a dense product of up to `rows` rows holds one array, to its last result.
+
+    A pass computes an output in each PE: clear, the scores phase of `inner` elements, and a cycle for each PE of a row, whose accumulator
+    leaves through the row's adder. Source: released RTL for the scores phase (with broadcast control it lasts until the last row has
+    all its elements); the one cycle of clear and the way out are assumed, as the released row shows the adder all of its PEs at once.
+    """
+    skewed = config.control == "skewed"
+    scores = inner if skewed else inner + config.rows - 1
+    passes = -(-columns // config.columns)
+    return passes * (1 + scores + config.columns) + (config.rows - 1 if skewed else 0)
+
+
 class ExecuteProgram(NamedTuple):
     """What drives the array at each edge."""
 

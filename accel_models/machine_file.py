@@ -1,11 +1,20 @@
-"""From a YAML file, or the name of a shipped one, to a machine."""
+"""From a YAML file, or the name of a shipped one, to a machine.
+
+`model:` names the module that reads the file: one of accel_models, or else a Python file of that name in the folder of the YAML file.
+The latter is run, so read it first where you did not write it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import pkgutil
+import sys
+import traceback
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import xmsim.accel_models
 from xmsim.accel_models.accelerator import Accelerator
@@ -26,28 +35,62 @@ def load_accelerator(name_or_path: str | Path) -> Accelerator:
     """The machine that a YAML file describes; a plain name is looked up among the shipped ones.
 
     Raises:
-        ConfigError: no such machine or file, or the file is wrong; one line for each fault.
+        ConfigError: no such machine, file or model, or one of the files is wrong; one line for each fault.
     """
     path = find_config(FOLDER, name_or_path, "machine")
     document = read_yaml(path)
     if "model" not in document.data:
-        raise ConfigError(f"{document.place(())}: model: missing; it names the module of accel_models that reads this file")
-    machine = _machine_class(document.data["model"])
-    if machine is None:
-        known = sorted(name for name in _modules() if _machine_class(name))
-        model = document.data["model"]
-        raise ConfigError(f"{document.place(('model',))}: model: no model {model}; {nearest(str(model), known)}")
+        raise ConfigError(f"{document.place(())}: model: missing; it names the Python module that reads this file")
+    machine = _find_model(str(document.data["model"]), path, document.place(("model",)))
     return machine(path.stem, check_config(document, machine.Config))
 
 
-def _modules() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(xmsim.accel_models.__path__)]
+def _find_model(model: str, yaml_path: Path, place: str) -> type[Accelerator]:
+    """The machine class of a model; a shipped one goes before one beside the YAML file."""
+    modules = [module.name for module in pkgutil.iter_modules(xmsim.accel_models.__path__)]
+    shipped = _machine_class(_shipped_module(model)) if model in modules else None
+    if shipped:
+        return shipped
+    beside = yaml_path.parent / f"{model}.py"
+    if not model.isidentifier() or not beside.is_file():
+        known = [name for name in modules if _machine_class(_shipped_module(name))]
+        raise ConfigError(f"{place}: model: no model {model} in xmsim ({nearest(model, known)}), and no {beside}")
+    machine = _machine_class(_module_at(beside, place))
+    if machine is None:
+        raise ConfigError(
+            f"{place}: model: {beside} has no machine; it needs a class under Accelerator with Config, schedule and peak_macs_per_cycle"
+        )
+    return machine
 
 
-def _machine_class(model: object) -> type[Accelerator] | None:
-    """The machine that the module of this name defines."""
-    if model not in _modules():
-        return None
-    module = import_module(f"xmsim.accel_models.{model}")
+def _shipped_module(name: str) -> ModuleType:
+    return import_module(f"xmsim.accel_models.{name}")
+
+
+def _module_at(path: Path, place: str) -> ModuleType:
+    """The module in a file, run once in a process as an import would.
+
+    Its name is made of its path: two files of one name do not meet, and in each process numba, which keeps compiled code by the
+    names of modules, finds the same one.
+    """
+    name = f"{path.stem}_{hashlib.sha256(bytes(path.resolve())).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = spec_from_file_location(name, path)
+    assert spec and spec.loader  # every .py file has both
+    module = sys.modules[name] = module_from_spec(spec)  # before it runs: pydantic and numba look there for its names
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the file does wrong, its reader needs the file and the fault
+        del sys.modules[name]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
+        at = f"{path}:{lines[-1]}" if lines else f"{path}"  # a syntax error has no frame, and says its line
+        fault = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"{place}: model: {at} cannot be imported ({fault}); mend it") from error
+    return module
+
+
+def _machine_class(module: ModuleType) -> type[Accelerator] | None:
+    """The machine that a module defines."""
     own = (c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__)
-    return next((c for c in own if issubclass(c, Accelerator) and not inspect.isabstract(c)), None)
+    return next((c for c in own if issubclass(c, Accelerator) and not inspect.isabstract(c) and hasattr(c, "Config")), None)

@@ -7,6 +7,7 @@ The pattern is that of the machine's method, whatever mask a workload brings; `c
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
@@ -17,9 +18,12 @@ from pydantic import Field, model_validator
 from xmsim.accel_models.accelerator import Accelerator, MachineConfig
 from xmsim.accel_models.errors import WorkloadError
 from xmsim.accel_models.functional import FunctionalResult, judge_output
+from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages
 from xmsim.accel_models.salo_array import (
     FLUSH_CYCLES,
     SaloArrayConfig,
+    dense_product_cycles,
+    dense_streams,
     exposed_merge_cycles,
     pass_cycles_v1,
     ports,
@@ -101,6 +105,11 @@ class _Plan(NamedTuple):
     loads_ahead: int
 
 
+def _reached_count(workload: AttentionWorkload, pattern: WindowPattern) -> int:
+    """Kept pairs of all heads that the window and the global tokens reach."""
+    return sum(len(window_row_passes(words, pattern).keys) for words in workload.words)
+
+
 class Salo(Accelerator):
     """Passes of a group follow each other in the array; the loads of the next ones and the store of the last group overlap them."""
 
@@ -117,13 +126,37 @@ class Salo(Accelerator):
     def peak_macs_per_cycle(self) -> int:
         return processing_elements(self.config.pe_array)
 
+    def dense_array(self) -> DenseArray:
+        array = self.config.pe_array
+        return DenseArray(
+            stages=DenseStages(QUERY_LOAD, KV_LOAD, PE_ARRAY, STORE),
+            actions=DenseActions(MAC, QUERY_WRITE, QUERY_READ, KV_WRITE, KV_READ),
+            rows=array.rows,
+            columns=array.columns,
+            product_cycles=lambda rows, columns, inner: dense_product_cycles(columns, inner, array),
+            streams=dense_streams(array),
+        )
+
     def metrics(self, workload: AttentionWorkload) -> dict[str, float]:
         """Passes of all heads, and the share of the mask's pairs that the machine's pattern reaches."""
         pattern = self._pattern(workload)
-        reached = sum(len(window_row_passes(words, pattern).keys) for words in workload.words)
-        kept = int(workload.kept_pairs().sum())
+        reached, kept = _reached_count(workload, pattern), int(workload.kept_pairs().sum())
         passes = workload.heads * len(window_passes(pattern).residue)
         return {"passes": passes, "coverage": reached / kept if kept else 1.0}
+
+    def refuse_foreign_mask(self, workload: AttentionWorkload) -> None:
+        """A native mask lies within the window and on the global tokens."""
+        pattern, kept = self._pattern(workload), int(workload.kept_pairs().sum())
+        reached = _reached_count(workload, pattern)
+        if reached < kept:
+            _, query, key = workload.keep().nonzero()
+            distance = np.abs(query + workload.query_offset - key)[(key >= pattern.global_tokens) & (query >= pattern.global_queries)]
+            dilation = math.gcd(pattern.dilation, *np.unique(distance).tolist())
+            raise WorkloadError(
+                f"{self.name}: method.window: {self.pattern.window} keys, {pattern.dilation} apart, and {pattern.global_tokens} global "
+                f"reach {reached} of the {kept} pairs of the mask; the nearest that reach all: window {distance.max() // dilation + 1}, "
+                f"dilation {dilation}"
+            )
 
     def compute(self, workload: AttentionWorkload) -> FunctionalResult:
         """The attention output as this machine computes it: the pairs of the mask that its pattern reaches.

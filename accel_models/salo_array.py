@@ -85,6 +85,23 @@ def exposed_merge_cycles(config: SaloArrayConfig) -> int:
     return tail_cycles(config) - FLUSH_CYCLES + 1
 
 
+def dense_product_cycles(columns: int, inner: int, config: SaloArrayConfig) -> int:
+    """Cycles in which a dense product of up to `rows` rows holds the array, to its last result, v1 or v2.
+
+    A pass computes an output in each local unit: the weight columns of a tile take the place of keys, and follow each other in a ring, so
+    that the diagonals show every row each of them once. It takes the scores phase, a cycle for each unit of a row, in which accumulators
+    move out to the right, and the flush. Source: released RTL for the scores phase, published flush; the ring and the way out are
+    assumed.
+    """
+    passes = -(-columns // config.columns)
+    return passes * (inner + row_units(config) + FLUSH_CYCLES) + row_units(config) - 1
+
+
+def dense_streams(config: SaloArrayConfig) -> int:
+    """Weight columns that the ports of the diagonals bring in for a pass of a dense product."""
+    return config.rows + config.columns - 1
+
+
 def program_v1(head_dim: int, config: SaloArrayConfig) -> Int64Array:
     """Stage codes of a pass, one a cycle."""
     return np.array([SCORE] * head_dim + [EXP, SUM] + [WAIT] * wait_cycles(config) + [PROBABILITY] + [VALUE] * head_dim, np.int64)

@@ -11,6 +11,7 @@ else the one that the mask itself matches; `coverage` says how much of the mask 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
@@ -21,9 +22,12 @@ from pydantic import Field, model_validator
 from xmsim.accel_models.accelerator import Accelerator, MachineConfig
 from xmsim.accel_models.errors import WorkloadError
 from xmsim.accel_models.functional import FunctionalResult, judge_output
+from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages
 from xmsim.accel_models.salo_array import (
     FLUSH_CYCLES,
     SaloArrayConfig,
+    dense_product_cycles,
+    dense_streams,
     exposed_merge_cycles,
     pass_cycles_v2,
     ports,
@@ -141,6 +145,11 @@ def block_passes(rows: int, pattern: SaloConfig, config: SaloArrayConfig, global
     return passes
 
 
+def _reached_count(workload: AttentionWorkload, pattern: BlockPattern) -> int:
+    """Kept pairs of all heads that the blocks' patterns reach."""
+    return sum(int(np.bitwise_count(reached_pairs(words, workload.query_offset, pattern)[0]).sum()) for words in workload.words)
+
+
 class _Plan(NamedTuple):
     """What the compiled writer needs: the workload's shape and the machine's dimensions."""
 
@@ -185,14 +194,35 @@ class SaloV2(Accelerator):
     def peak_macs_per_cycle(self) -> int:
         return processing_elements(self.config.pe_array)
 
+    def dense_array(self) -> DenseArray:
+        array = self.config.pe_array
+        return DenseArray(
+            stages=DenseStages(QUERY_LOAD, KV_LOAD, PE_ARRAY, STORE),
+            actions=DenseActions(MAC, QUERY_WRITE, QUERY_READ, KV_WRITE, KV_READ),
+            rows=array.rows,
+            columns=array.columns,
+            product_cycles=lambda rows, columns, inner: dense_product_cycles(columns, inner, array),
+            streams=dense_streams(array),
+        )
+
     def metrics(self, workload: AttentionWorkload) -> dict[str, float]:
         """Passes of all heads, and the share of the mask's pairs that the blocks' patterns reach."""
-        pattern = self._block_pattern()
-        reached = sum(int(np.bitwise_count(reached_pairs(words, workload.query_offset, pattern)[0]).sum()) for words in workload.words)
-        kept = int(workload.kept_pairs().sum())
+        reached, kept = _reached_count(workload, self._block_pattern()), int(workload.kept_pairs().sum())
         computed = self._computed_blocks(workload)
         passes = int((computed.sum(axis=(0, 2)) * self._passes_of_tiles(workload)).sum())
         return {"passes": passes, "coverage": reached / kept if kept else 1.0}
+
+    def refuse_foreign_mask(self, workload: AttentionWorkload) -> None:
+        """A native mask is reached whole by the patterns of its blocks."""
+        kept, pattern = int(workload.kept_pairs().sum()), self._block_pattern()
+        reached = _reached_count(workload, pattern)
+        if reached < kept:
+            more = range(pattern.picks + 1, BLOCK + 1)  # as many picks as a block has columns reach everything
+            enough = bisect_left(more, kept, key=lambda picks: _reached_count(workload, pattern._replace(picks=picks)))
+            raise WorkloadError(
+                f"{self.name}: method.picks: {pattern.picks} a row, beside window and global tokens, reach {reached} of the {kept} pairs "
+                f"of the mask; the least that reach all: {more[enough]}"
+            )
 
     def compute(self, workload: AttentionWorkload) -> FunctionalResult:
         """The attention output as this machine computes it: the pairs of the mask that its patterns reach.

@@ -20,8 +20,9 @@ from pydantic import Field, model_validator
 from xmsim.accel_models.accelerator import Accelerator, MachineConfig
 from xmsim.accel_models.fixed_point_operands import WordConfig
 from xmsim.accel_models.functional import FunctionalResult, judge_output, operands_of
+from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages
 from xmsim.accel_models.sanger_arithmetic import attention_output
-from xmsim.accel_models.sanger_array import ExecuteArrayConfig, pass_drain_cycles, pass_period_cycles
+from xmsim.accel_models.sanger_array import ExecuteArrayConfig, dense_product_cycles, pass_drain_cycles, pass_period_cycles
 from xmsim.accel_models.sanger_pack import HeadPasses, PackConfig, PackShape, pack_by_column, pack_by_row
 from xmsim.accel_models.sanger_prediction import PredictionArrayConfig, tile_drain_cycles, tile_period_cycles
 from xmsim.accel_models.sanger_published import published_model_v1, published_model_v2
@@ -159,6 +160,17 @@ class Sanger(Accelerator):
 
     def peak_macs_per_cycle(self) -> int:
         return self.config.execute_array.rows * self.config.execute_array.pes
+
+    def dense_array(self) -> DenseArray:
+        array = self.config.execute_array
+        return DenseArray(
+            stages=DenseStages(QUERY_LOAD, KV_LOAD, EXECUTE, STORE),
+            actions=DenseActions(EXECUTE_MAC, QUERY_WRITE, QUERY_READ, KV_WRITE, KV_READ),
+            rows=array.rows,
+            columns=array.pes,
+            product_cycles=lambda rows, columns, inner: dense_product_cycles(columns, inner, array),
+            streams=array.pes,
+        )
 
     def metrics(self, workload: AttentionWorkload) -> dict[str, float]:
         """Passes, the sub-rows in them, and which share of the places of sub-rows, and of passes, hold a kept pair."""

@@ -79,6 +79,18 @@ def pass_drain_cycles(config: ExecuteArrayConfig) -> int:
     return skew + (1 + row_sum_cycles(config) if config.row_sums == "overlapped" else 0)
 
 
+def dense_product_cycles(columns: int, inner: int, config: ExecuteArrayConfig) -> int:
+    """Cycles in which a dense product of up to `rows` rows holds the array, to its last result.
+
+    A pass computes an output in each unit: clear, the scores phase on the first `pes` places of the lines, and as many cycles in which
+    accumulators move out to the right, as they do when values that are zero stream past. Source: released RTL for each phase; that they
+    are used so, and that the last unit hands on without the delay of the ports behind it, is inferred.
+    """
+    scores = phase_cycles(inner, config.model_copy(update={"ports": config.pes}))
+    passes = -(-columns // config.pes)
+    return passes * (1 + scores + config.pes) + (config.rows - 1 if config.control == "skewed" else 0)
+
+
 class PassOperands(NamedTuple):
     """What one pass works on, as fixed-point words."""
 

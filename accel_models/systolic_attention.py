@@ -15,6 +15,7 @@ from numba import njit
 from xmsim.accel_models.accelerator import Accelerator, MachineConfig
 from xmsim.accel_models.errors import WorkloadError
 from xmsim.accel_models.functional import FunctionalResult, judge_output, operands_of
+from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages
 from xmsim.accel_models.systolic import PeArrayConfig
 from xmsim.accel_models.systolic_arithmetic import ArithmeticConfig, attention_output
 from xmsim.configs.schema import Config, PositiveInt
@@ -109,6 +110,19 @@ class SystolicAttention(Accelerator):
 
     def peak_macs_per_cycle(self) -> int:
         return self.config.pe_array.rows * self.config.pe_array.columns
+
+    def dense_array(self) -> DenseArray:
+        array = self.config.pe_array
+        return DenseArray(
+            stages=DenseStages(LOAD, LOAD, PE_ARRAY, STORE),
+            actions=DenseActions(MAC, QUERY_WRITE, QUERY_READ, KV_WRITE, KV_READ),
+            rows=self.tile_queries,
+            columns=array.columns,
+            product_cycles=self.product_cycles,
+            streams=array.columns,
+            partial_sum=PARTIAL_SUM if self.chain else None,
+            chain=self.chain or 1,
+        )
 
     def metrics(self, workload: AttentionWorkload) -> dict[str, float]:
         """Which share of the array's multiply-accumulate slots, while it works, serves a kept pair."""

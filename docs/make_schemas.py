@@ -1,6 +1,7 @@
 """Write the JSON Schemas of our records into docs/schemas: python docs/make_schemas.py
 
-They are made from the classes that the code reads and writes, so they cannot say anything else.
+They are made from the classes that the code reads and writes, so they cannot say anything else. Schemas of earlier versions stay as
+they were made.
 """
 
 from __future__ import annotations

@@ -8,23 +8,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xmsim.configs.densities import Densities
 from xmsim.configs.errors import RecordError, XmsimError
 from xmsim.configs.record import read_record, record_kind
 from xmsim.reports.words import counted, listed
-from xmsim.sim.result import RESULT_VERSION, SimResult, SimulationRecord, read_result
+from xmsim.sim.result import DECODE, PREFILL, RESULT_VERSION, LayerRun, SimResult, SimulationRecord, read_result
 from xmsim.workloads.measurement import MEASUREMENT_VERSION, MeasuredRun, MeasurementRecord, Timing, read_measurement
 
 NATIVE_VIEW = "native"
 
-Place = tuple[int, int]  # (layer, window)
+
+class Place(NamedTuple):
+    """Which piece of the trace a run is."""
+
+    layer: int
+    window: int
+    token: int | None = None  # the one that is decoded; None: the prefill
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The size of the attention of one layer of one window."""
+    """The size of the attention of one layer of one window, or of one decoded token of it."""
 
     query_tokens: int
     key_tokens: int
@@ -54,8 +60,18 @@ class Simulated:
         return f"{name}, {prediction.get('bits')}-bit 1:{prediction.get('group')}"
 
     @property
+    def phase(self) -> str:
+        return self.record.phase
+
+    @property
+    def extent(self) -> str:
+        """What of the model was timed."""
+        projected = any(run.result.projections for run in self.record.runs)
+        return f"{self.phase} of attention {'with' if projected else 'without'} its projections"
+
+    @property
     def bar_group(self) -> tuple[str, str]:
-        """Results of one group may stand side by side: a view, and for "same mask" the method that made the mask."""
+        """Results of one group may stand side by side: a view, and for "same mask" the method that made the mask. All are of one phase."""
         view = self.record.view
         return view, "" if view == NATIVE_VIEW else json.dumps(self.record.method, sort_keys=True)
 
@@ -67,6 +83,16 @@ class Measured:
     path: Path
     software: str
     record: MeasurementRecord
+
+    @property
+    def phase(self) -> str:
+        """Measurements are of whole windows."""
+        return PREFILL
+
+    @property
+    def extent(self) -> str:
+        """What of the model was timed."""
+        return f"{self.phase} of attention without its projections"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +107,16 @@ class Comparison:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        return tuple(sorted({layer for layer, _ in self.work}))
+        return tuple(sorted({place.layer for place in self.work}))
 
     @property
     def windows(self) -> tuple[int, ...]:
-        return tuple(sorted({window for _, window in self.work}))
+        return tuple(sorted({place.window for place in self.work}))
+
+    @property
+    def decoded_tokens(self) -> int:
+        """Tokens of a window that were decoded, one after the other; 0 in a prefill."""
+        return max(Counter((place.layer, place.window) for place in self.work if place.token is not None).values(), default=0)
 
 
 def load(files: Sequence[Path]) -> Comparison:
@@ -109,12 +140,13 @@ def load(files: Sequence[Path]) -> Comparison:
         raise XmsimError("compare: no file was given; name the files that simulate and measure wrote")
     sources: list[Simulated | Measured] = [*simulated, *measured]
     _refuse_different_traces(sources)
+    _refuse_different_extents(sources)
     work = _shared_work(sources)
     return Comparison(
         trace=sources[0].record.trace,
         work=work,
-        simulated=tuple(replace(one, record=_only(one.record, work)) for one in _labelled(simulated)),
-        measured=tuple(replace(one, record=_only(one.record, work)) for one in measured),
+        simulated=tuple(replace(one, record=_only(one, work)) for one in _labelled(simulated)),
+        measured=tuple(replace(one, record=_only(one, work)) for one in measured),
         left_out=tuple(sentence for source in sources for sentence in _left_out(source, work)),
     )
 
@@ -126,7 +158,13 @@ def _read_simulated(path: Path) -> Simulated:
         1e-6 <= number <= 1e12 for number in (machine.clock_mhz, machine.peak_macs_per_cycle, machine.dram_bytes_per_cycle)
     ):
         raise RecordError(f"{path}: the result has no layer, clock, peak or bandwidth that a machine can have; simulate again")
+    if record.phase not in (PREFILL, DECODE):
+        raise RecordError(f"{path}: phase is {record.phase}, and not {PREFILL} or {DECODE}; was the file edited? simulate again")
     for run in record.runs:
+        if not _is_sample(run):
+            raise RecordError(
+                f"{path}: layer {run.layer}: its heads are no sample of {run.kv_heads} KV heads; was the file edited? simulate again"
+            )
         if not _adds_up(run.result):
             raise RecordError(
                 f"{path}: layer {run.layer}: busy, stalled and idle cycles are not servers × cycles; was the file edited? simulate again"
@@ -145,6 +183,15 @@ def _read_measured(path: Path) -> Measured:
 
 def _software(path: Path, kind: str, newest: int) -> str:
     return str(read_record(path, kind, newest).get("xmsim", "unknown"))
+
+
+def _is_sample(run: LayerRun) -> bool:
+    """The KV heads that were simulated are some of the layer's, two at least or all, each with as many query heads."""
+    drawn = run.sampled_kv_heads
+    if drawn is None:
+        return True
+    are_some = list(drawn) == sorted(set(drawn)) and all(0 <= number < run.kv_heads for number in drawn)
+    return are_some and len(drawn) >= min(2, run.kv_heads) and bool(run.result.heads) and len(run.result.heads) % len(drawn) == 0
 
 
 def _adds_up(result: SimResult) -> bool:
@@ -175,6 +222,15 @@ def _refuse_different_traces(sources: Sequence[Simulated | Measured]) -> None:
             )
 
 
+def _refuse_different_extents(sources: Sequence[Simulated | Measured]) -> None:
+    for source in sources:
+        if source.extent != sources[0].extent:
+            raise RecordError(
+                f"{sources[0].path} and {source.path}: one is a {sources[0].extent} and the other a {source.extent}, whose times never "
+                f"stand side by side; compare files of one kind, one report for each"
+            )
+
+
 def _trace_hash(source: Simulated | Measured) -> str:
     if not source.record.trace.get("sha256"):
         raise RecordError(f"{source.path}: does not say which trace it was made from; run the command that wrote it again")
@@ -190,13 +246,13 @@ def _shared_work(sources: Sequence[Simulated | Measured]) -> dict[Place, Shape]:
             expected = shapes[first.path].get(place, shape)
             if shape != expected:
                 raise RecordError(
-                    f"{first.path} and {source.path}: layer {place[0]}, window {place[1]} is {expected} in one and {shape} in the other; "
-                    f"simulate and measure the same tokens and heads"
+                    f"{first.path} and {source.path}: layer {place.layer}, window {place.window} is {expected} in one and {shape} in "
+                    f"the other; simulate and measure the same tokens and heads"
                 )
     places = reduce(set.intersection, (set(work) for work in shapes.values()))
     if not places:
         names = listed(str(source.path) for source in sources)
-        raise RecordError(f"{names}: have no layer and window in common; run them on the same layers")
+        raise RecordError(f"{names}: have no layer and window in common, or no decoded token of it; run them on the same layers")
     return {place: shapes[first.path][place] for place in sorted(places)}
 
 
@@ -204,18 +260,22 @@ def _work(source: Simulated | Measured) -> dict[Place, Shape]:
     """Where a source has a number; a measurement must have one for every operation it timed."""
     if isinstance(source, Simulated):
         return {
-            (run.layer, run.window): Shape(run.query_tokens, run.key_tokens, len(run.result.heads), run.kv_heads, run.head_dim)
+            _place(run, source.phase): Shape(run.query_tokens, run.key_tokens, run.heads, run.kv_heads, run.head_dim)
             for run in source.record.runs
         }
     places: dict[Any, set[Place]] = {}
     for run in source.record.runs:
-        places.setdefault(implementation(run), set()).add((run.layer, run.window))
+        places.setdefault(implementation(run), set()).add(_place(run, source.phase))
     common = reduce(set.intersection, places.values())
     return {
-        (run.layer, run.window): Shape(run.query_tokens, run.key_tokens, run.heads, run.kv_heads, run.head_dim)
+        _place(run, source.phase): Shape(run.query_tokens, run.key_tokens, run.heads, run.kv_heads, run.head_dim)
         for run in source.record.runs
-        if (run.layer, run.window) in common
+        if _place(run, source.phase) in common
     }
+
+
+def _place(run: LayerRun | MeasuredRun, phase: str) -> Place:
+    return Place(run.layer, run.window, run.key_tokens - 1 if phase == DECODE else None)
 
 
 def implementation(run: MeasuredRun) -> tuple[str, int, str, str, str, str]:
@@ -223,15 +283,17 @@ def implementation(run: MeasuredRun) -> tuple[str, int, str, str, str, str]:
     return run.device, run.threads, run.operation, run.method, run.backend, run.dtype
 
 
-def _only(record: Any, work: dict[Place, Shape]) -> Any:
-    return replace(record, runs=tuple(run for run in record.runs if (run.layer, run.window) in work))
+def _only(source: Simulated | Measured, work: dict[Place, Shape]) -> Any:
+    record: Any = source.record
+    return replace(record, runs=tuple(run for run in record.runs if _place(run, source.phase) in work))
 
 
 def _left_out(source: Simulated | Measured, work: dict[Place, Shape]) -> list[str]:
-    extra = len({(run.layer, run.window) for run in source.record.runs} - set(work))
+    extra = len({_place(run, source.phase) for run in source.record.runs} - set(work))
     if not extra:
         return []
-    return [f"{source.path.name}: {counted(extra, 'run')} (one layer of one window each) left out, because not every file has the same."]
+    piece = "one token through one layer" if source.phase == DECODE else "one layer of one window"
+    return [f"{source.path.name}: {counted(extra, 'run')} ({piece} each) left out, because not every file has the same."]
 
 
 def _labelled(simulated: Sequence[Simulated]) -> list[Simulated]:

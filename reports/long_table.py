@@ -10,7 +10,7 @@ from xmsim.reports.bench import benches
 from xmsim.reports.load import Comparison, Simulated
 from xmsim.sim.result import Densities, SimResult
 
-COLUMNS = ("source", "machine", "method", "view", "operation", "layer", "window", "head", "metric", "value", "unit")
+COLUMNS = ("source", "machine", "method", "view", "operation", "layer", "window", "keys", "head", "metric", "value", "unit")
 
 Number = tuple[str, float, str]  # (metric, value, unit)
 
@@ -18,7 +18,8 @@ Number = tuple[str, float, str]  # (metric, value, unit)
 def long_table(comparison: Comparison) -> str:
     """CSV text: simulated rows by machine, layer, window and head; measured rows by host, layer and window.
 
-    `head` is empty where a number belongs to the whole layer; every measured number does.
+    `head` is empty where a number belongs to the whole layer; every measured number does. `keys` tells decoded tokens apart. Where heads
+    were sampled, the numbers are those of the heads that were simulated, but for the "estimated total" of the layer.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -33,8 +34,19 @@ def _simulated_rows(one: Simulated) -> Iterator[tuple[object, ...]]:
     record = one.record
     name = ("simulated", one.label, one.method, record.view, "attention")
     for run in record.runs:
+        place = (*name, run.layer, run.window, run.key_tokens)
         for number in _layer_numbers(run.result, record.milliseconds(run.result.cycles)):
-            yield *name, run.layer, run.window, "", *number
+            yield *place, "", *number
+        if run.sampled_kv_heads is not None:
+            yield *place, "", "estimated total", run.cycles, "cycles"
+        for part, phase in run.result.projection_phases():
+            for metric, value, unit in (
+                ("total", phase.cycles, "cycles"),
+                ("latency", record.milliseconds(phase.cycles), "ms"),
+                ("useful macs", phase.useful_macs, "MAC"),
+                *_by_channel(phase.traffic),
+            ):
+                yield *place, "", f"{part}: {metric}", value, unit
         for head in run.result.heads:
             numbers: list[Number] = [
                 ("total", head.cycles, "cycles"),
@@ -44,7 +56,7 @@ def _simulated_rows(one: Simulated) -> Iterator[tuple[object, ...]]:
                 *_by_channel(head.traffic),
             ]
             for number in numbers:
-                yield *name, run.layer, run.window, head.head, *number
+                yield *place, head.head, *number
 
 
 def _layer_numbers(result: SimResult, latency_ms: float) -> Iterator[Number]:
@@ -101,4 +113,4 @@ def _measured_rows(comparison: Comparison) -> Iterator[tuple[object, ...]]:
                     numbers.append(("allowed error", run.allowed_error, ""))
                 operation = f"{series.operation}, {series.means}"
                 for number in numbers:
-                    yield "measured", machine, series.method, "", operation, run.layer, run.window, "", *number
+                    yield "measured", machine, series.method, "", operation, run.layer, run.window, run.key_tokens, "", *number

@@ -6,9 +6,10 @@ from pathlib import PurePath
 
 from xmsim.reports.bench import DENSE, SPARSE, Bench, Series, TotalTime, benches
 from xmsim.reports.load import Comparison, Simulated
-from xmsim.reports.totals import machine_totals
+from xmsim.reports.totals import machine_totals, sampled_time
 from xmsim.reports.views import view_groups
 from xmsim.reports.words import counted, factor, listed, milliseconds, percent, significant, spaced
+from xmsim.sim.result import DECODE
 
 
 def summary(comparison: Comparison) -> tuple[str, ...]:
@@ -27,11 +28,14 @@ def work_sentence(comparison: Comparison) -> str:
     shapes = comparison.work.values()
     tokens = _span([shape.key_tokens for shape in shapes])
     queries = _span([shape.query_tokens for shape in shapes])
+    extent = f"{tokens} tokens" if queries == tokens else f"{queries} queries on {tokens} keys"
+    if decoded := comparison.decoded_tokens:
+        extent = f"{counted(decoded, 'decoded token')} on {tokens} keys"
     work = [
         counted(len(comparison.layers), "layer"),
         counted(len(comparison.windows), "window"),
         f"{_span([shape.heads for shape in shapes])} heads",
-        f"{tokens} tokens" if queries == tokens else f"{queries} queries on {tokens} keys",
+        extent,
     ]
     if len(comparison.windows) == 1:
         work.pop(1)
@@ -53,8 +57,9 @@ def _span(numbers: list[int]) -> str:
 def _machine_sentence(one: Simulated) -> str:
     totals = machine_totals(one.record)
     busiest = totals.busiest_unit
+    per_token = f", {milliseconds(one.record.milliseconds(one.record.median_token_cycles))} a token (median)" if one.phase == DECODE else ""
     return (
-        f"{one.label} ({one.record.view}, {one.method}): {milliseconds(totals.time_ms)} simulated at "
+        f"{one.label} ({one.record.view}, {one.method}): {sampled_time(one)}{per_token} simulated at "
         f"{significant(one.record.machine.clock_mhz)} MHz, density {significant(totals.density)}, "
         f"{spaced(busiest.name)} busy {percent(busiest.share)}, bound by {totals.bound_by}."
     )

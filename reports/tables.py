@@ -7,7 +7,7 @@ import json
 from xmsim.reports.bench import Bench, Series, benches
 from xmsim.reports.html import Cell, Number, escaped, folded, preformatted, table
 from xmsim.reports.load import Comparison, Measured, Simulated
-from xmsim.reports.totals import machine_totals, peak_gmacs
+from xmsim.reports.totals import MachineTotals, machine_totals, peak_gmacs
 from xmsim.reports.words import byte_count, percent, significant, spaced
 
 
@@ -40,7 +40,7 @@ def _machine_row(one: Simulated) -> list[Cell]:
         one.record.view,
         one.method,
         Number(totals.cycles, f"{totals.cycles:,}"),
-        Number(totals.time_ms, significant(totals.time_ms)),
+        Number(totals.time_ms, _time(totals)),
         Number(machine.clock_mhz, significant(machine.clock_mhz)),
         Number(totals.density, significant(totals.density)),
         spaced(totals.busiest_unit.name),
@@ -51,6 +51,11 @@ def _machine_row(one: Simulated) -> list[Cell]:
         Number(peak_gmacs(machine), significant(peak_gmacs(machine))),
         area,
     ]
+
+
+def _time(totals: MachineTotals) -> str:
+    interval = f" ± {significant(totals.half_width_ms)} (95 %, sampled)" if totals.half_width_ms else ""
+    return significant(totals.time_ms) + interval
 
 
 def _ratio(cycles: int, roofline_cycles: int) -> Cell:

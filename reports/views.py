@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xmsim.reports.load import NATIVE_VIEW, Comparison, Simulated
+from xmsim.sim.result import DECODE
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ def view_groups(comparison: Comparison) -> tuple[ViewGroup, ...]:
 
 
 def _title(one: Simulated) -> str:
+    decoding = ", decoding" if one.phase == DECODE else ""
     if one.record.view == NATIVE_VIEW:
-        return "native view: each machine with its own method"
-    return f"{one.record.view} view: every machine given {one.method}"
+        return f"native view{decoding}: each machine with its own method"
+    return f"{one.record.view} view{decoding}: every machine given {one.method}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from xmsim.sim.schedule import Channel
 
 
@@ -13,6 +15,11 @@ class ChannelClock:
         self._denominator = channel.bytes_per_cycle.denominator
         self._latency_cycles = channel.latency_cycles
         self._free = 0
+
+    @property
+    def free_cycle(self) -> Fraction:
+        """When the last byte of the requests so far has crossed."""
+        return Fraction(self._free, self._numerator)
 
     def serve(self, cycle: int, size_bytes: int, write: bool) -> int:
         """The cycle in which a request placed in `cycle` has its data (a read) or is taken over (a write)."""

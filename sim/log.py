@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xmsim.sim.result import CauseCycles, StageCycles
-from xmsim.sim.schedule import Int64Array, Schedule
+from xmsim.sim.schedule import Int64Array, Schedule, Stage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +74,7 @@ def _account(schedule: Schedule, log: EngineLog, chosen: np.ndarray) -> Account:
     stalls: CauseCycles = {}
     memory = log.done - log.start - schedule.visit_cycles
     blocked = log.leave - log.done
-    next_stage = _next_stage(schedule)
+    waits_for = next_stage(schedule)
     for number, stage in enumerate(schedule.stages):
         here = chosen & (schedule.visit_stage == number)
         busy[stage.name] = int(schedule.visit_cycles[here].sum())
@@ -82,7 +82,7 @@ def _account(schedule: Schedule, log: EngineLog, chosen: np.ndarray) -> Account:
         for channel_number, channel in enumerate(schedule.channels):
             causes[channel.name] = int(memory[here & (schedule.visit_channel == channel_number)].sum())
         for later in range(number + 1, len(schedule.stages)):
-            causes[f"{schedule.stages[later].name}_full"] = int(blocked[here & (next_stage == later)].sum())
+            causes[full_cause(schedule.stages[later])] = int(blocked[here & (waits_for == later)].sum())
         stalls[stage.name] = {cause: cycles for cause, cycles in causes.items() if cycles}
     traffic = {
         channel.name: {
@@ -97,8 +97,13 @@ def _account(schedule: Schedule, log: EngineLog, chosen: np.ndarray) -> Account:
     return Account(busy, stalls, traffic, actions)
 
 
-def _next_stage(schedule: Schedule) -> Int64Array:
-    """The stage each visit goes on to, -1 for the last of a route."""
+def full_cause(stage: Stage) -> str:
+    """The stall of a visit that is done and that `stage`, where it goes next, does not admit yet."""
+    return f"{stage.name}_full"
+
+
+def next_stage(schedule: Schedule) -> Int64Array:
+    """The stage each visit goes on to, -1 for the last of a route; int64 [visits]."""
     result = np.full(schedule.visits, -1, np.int64)
     job = schedule.visit_job
     goes_on = job[1:] == job[:-1]

@@ -19,16 +19,22 @@ spec.loader.exec_module(make_schemas)
 
 
 def test_published_schemas_are_made_from_the_classes():
-    published = {path.name: json.loads(path.read_text()) for path in (DOCS / "schemas").glob("*.json")}
-    assert published == json.loads(json.dumps(make_schemas.schemas()))
+    for name, schema in make_schemas.schemas().items():
+        assert json.loads((DOCS / "schemas" / name).read_text()) == json.loads(json.dumps(schema))
+
+
+def test_every_published_schema_has_a_golden_file_that_obeys_it():
+    assert {path.name for path in (DOCS / "schemas").glob("*.json")} == set(GOLDEN) >= set(make_schemas.schemas())
 
 
 GOLDEN = {
     "result.v1.json": "records/result.v1.json",
+    "result.v2.json": "records/result.v2.json",
     "measurement.v1.json": "records/measurement.v1.json",
     "evaluation.v1.json": "records/evaluation.v1.json",
     "tuning.v1.json": "records/tuning.v1.json",
     "trace.v1.json": "trace_v1/manifest.json",
+    "trace.v2.json": "trace_v2/manifest.json",
 }
 
 
@@ -44,7 +50,10 @@ def test_a_golden_file_of_each_version_obeys_its_schema(name):
 
 def test_golden_records_stay_readable(tmp_path):
     records = Path(__file__).parent / "golden" / "records"
-    assert read_result(records / "result.v1.json").runs[0].result.cycles > 0
+    first, second = (read_result(records / f"result.v{version}.json") for version in (1, 2))
+    assert first.cycles == sum(run.result.cycles for run in first.runs) > 0
+    assert (first.phase, first.sampling, first.runs[0].sampled_kv_heads) == ("prefill", None, None)
+    assert (second.phase, second.sampling.kv_heads, second.runs[0].sampled_kv_heads) == ("decode", 2, (0, 1))
     assert read_measurement(records / "measurement.v1.json").runs[0].timing.n >= 5
     assert [run.label for run in read_evaluation(records / "evaluation.v1.json").runs] == ["dense", "xm_32", "xm, 6-bit 1:4"]
     (tmp_path / "tuning.json").write_bytes((records / "tuning.v1.json").read_bytes())

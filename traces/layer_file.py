@@ -1,4 +1,4 @@
-"""The tensors of one layer in one safetensors file.
+"""The tensors of one layer in one safetensors file; masks and weight bitmaps, as 64-bit words, in files of their own.
 
 The format is eight bytes of header length, a JSON header and raw little-endian numbers. It is read and written here and
 not through the safetensors package because that needs torch for bfloat16, and because a layer is written head by head.
@@ -20,6 +20,8 @@ from xmsim.traces.errors import TraceError
 from xmsim.traces.storage import RAW_TYPES, StorageDtype, decode, encode
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
+Words = Mapping[str, npt.NDArray[np.uint64]]
+_WORD_CODE = "U64"
 _CODES: dict[StorageDtype, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
@@ -36,13 +38,30 @@ def write_layer_file(path: Path, tensors: Tensors, valid_tokens: tuple[int, ...]
     for name, tensor in tensors.items():
         start, end = end, end + tensor.size * RAW_TYPES[dtype].itemsize
         entries[name] = {"dtype": _CODES[dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    header = json.dumps(entries).encode()
-    header += b" " * (-len(header) % 8)
     with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little"))
-        file.write(header)
+        _write_header(file, entries)
         for tensor in tensors.values():
             _write_heads(file, tensor, valid_tokens, dtype)
+
+
+def write_words_file(path: Path, words: Words) -> None:
+    """Write bits that are packed in 64-bit words, of any shapes."""
+    entries: dict[str, dict[str, Any]] = {}
+    end = 0
+    for name, array in words.items():
+        start, end = end, end + array.nbytes
+        entries[name] = {"dtype": _WORD_CODE, "shape": list(array.shape), "data_offsets": [start, end]}
+    with path.open("wb") as file:
+        _write_header(file, entries)
+        for array in words.values():
+            file.write(np.ascontiguousarray(array, "<u8").data)
+
+
+def _write_header(file: BinaryIO, entries: Mapping[str, Any]) -> None:
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
+    file.write(len(header).to_bytes(8, "little"))
+    file.write(header)
 
 
 def _write_heads(file: BinaryIO, tensor: npt.NDArray[np.float32], valid_tokens: tuple[int, ...], dtype: StorageDtype) -> None:
@@ -61,6 +80,18 @@ def read_layer_file(
     Raises:
         TraceError: the file is missing, truncated or edited, or does not hold these shapes in this format.
     """
+    stored = _read_file(path, sha256, shapes, _CODES[dtype], RAW_TYPES[dtype])
+    return {name: decode(values, dtype) for name, values in stored.items()}
+
+
+def read_words_file(path: Path, sha256: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, npt.NDArray[np.uint64]]:
+    """Read words of known shapes; else as `read_layer_file`."""
+    return _read_file(path, sha256, shapes, _WORD_CODE, np.dtype("<u8"))
+
+
+def _read_file(
+    path: Path, sha256: str, shapes: Mapping[str, tuple[int, ...]], code: str, raw: np.dtype[Any]
+) -> dict[str, npt.NDArray[Any]]:
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
@@ -73,15 +104,14 @@ def read_layer_file(
     try:
         base = 8 + int.from_bytes(data[:8].tobytes(), "little")
         entries = json.loads(data[8:base].tobytes())
-        return {name: _tensor(data, base, entries[name], shape, dtype) for name, shape in shapes.items()}
+        return {name: _tensor(data, base, entries[name], shape, code, raw) for name, shape in shapes.items()}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TraceError(f"{path}: not what manifest.json says ({error}); the manifest was edited, extract the trace again") from error
 
 
 def _tensor(
-    data: npt.NDArray[np.uint8], base: int, entry: dict[str, Any], shape: tuple[int, ...], dtype: StorageDtype
-) -> npt.NDArray[np.float32]:
-    if entry["dtype"] != _CODES[dtype] or tuple(entry["shape"]) != shape:
-        raise ValueError(f"{entry['dtype']} {entry['shape']} instead of {_CODES[dtype]} {list(shape)}")
-    stored = np.frombuffer(data, RAW_TYPES[dtype], count=math.prod(shape), offset=base + entry["data_offsets"][0])
-    return decode(stored, dtype).reshape(shape)
+    data: npt.NDArray[np.uint8], base: int, entry: dict[str, Any], shape: tuple[int, ...], code: str, raw: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    if entry["dtype"] != code or tuple(entry["shape"]) != shape:
+        raise ValueError(f"{entry['dtype']} {entry['shape']} instead of {code} {list(shape)}")
+    return np.frombuffer(data, raw, count=math.prod(shape), offset=base + entry["data_offsets"][0]).reshape(shape)

@@ -1,10 +1,10 @@
-"""What a trace folder says about itself: `manifest.json`, version 1."""
+"""What a trace folder says about itself: `manifest.json`, version 2. Version 1 knew no masks and no weight bitmaps."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from xmsim.configs.schema import PositiveFloat, PositiveInt
 from xmsim.traces.errors import TraceError
 from xmsim.traces.storage import StorageDtype
 
-TRACE_VERSION = 1
+TRACE_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 Index = Annotated[int, Field(ge=0, lt=2**31)]
@@ -81,6 +81,46 @@ class TextFacts:
 
 
 @dataclass(frozen=True, slots=True, config=_CHECKED)
+class Derived:
+    """A file that was made of what the trace or its model holds, and by what."""
+
+    sha256: Sha256
+    file_bytes: Annotated[int, Field(gt=0, lt=2**63)]
+    kernel: str  # "native" or "numpy"
+    isa: str | None  # instruction set of a native kernel
+    seconds: Annotated[float, Field(ge=0)]  # that the making took, writing left out
+
+
+@dataclass(frozen=True, slots=True, config=_CHECKED)
+class MaskFacts:
+    """The pairs that a method keeps of one layer, all stored heads and windows."""
+
+    method: str
+    parameters: dict[str, Any]  # of the method: everything that a mask depends on besides its layer
+    scale_sha256: Sha256  # of the layer that it was made of: LayerFacts.scale_sha256
+    kept_pairs: Annotated[int, Field(ge=0)]
+    made: Derived
+
+
+@dataclass(frozen=True, slots=True, config=_CHECKED)
+class MatrixFacts:
+    """One weight matrix whose nonzero elements are stored as bits."""
+
+    name: str  # of the module, in the model
+    out_features: PositiveInt
+    in_features: PositiveInt
+    nonzeros: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, slots=True, config=_CHECKED)
+class WeightFacts:
+    """The nonzero elements of the weight matrices of one layer."""
+
+    matrices: tuple[MatrixFacts, ...]
+    made: Derived
+
+
+@dataclass(frozen=True, slots=True, config=_CHECKED)
 class LayerFacts:
     """One layer that is stored, whole."""
 
@@ -91,6 +131,18 @@ class LayerFacts:
     bias: Bias
     q_max: Annotated[float, Field(ge=0)]  # largest |q| over all heads of the model, windows and valid tokens, as stored
     k_max: Annotated[float, Field(ge=0)]
+    masks: tuple[MaskFacts, ...] = ()
+    weights: WeightFacts | None = None
+
+    def scale_sha256(self) -> str:
+        """A hash of what the layer gives to its masks: its tensors, and the scales and the bias of its scores."""
+        facts = [self.sha256, self.softmax_scale, asdict(self.bias), self.q_max, self.k_max]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def mask(self, parameters: dict[str, Any]) -> MaskFacts | None:
+        """The stored mask of a method with these parameters; None where there is none, or it is of other tensors or scales."""
+        scale = self.scale_sha256()
+        return next((mask for mask in self.masks if mask.parameters == parameters and mask.scale_sha256 == scale), None)
 
 
 @dataclass(frozen=True, slots=True, config=_CHECKED)
@@ -154,13 +206,43 @@ class Manifest:
         return {name: (self.windows, size, self.tokens, self.model.head_dim) for name, size in sizes.items()}
 
     def content_sha256(self) -> str:
-        """A hash that identifies the trace: everything it says and, through the files' hashes, everything it stores."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """A hash that identifies the trace: everything it says and, through the files' hashes, everything it stores.
+
+        What was derived from it is left out: masks that are stored besides do not make it another trace.
+        """
+        content = asdict(self)
+        for layer in content["layers"]:
+            del layer["masks"], layer["weights"]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def facts(self, layer: int) -> LayerFacts:
+        """Of a stored layer."""
+        return next(facts for facts in self.layers if facts.layer == layer)
+
+    def with_layer(self, changed: LayerFacts) -> Manifest:
+        """The manifest with a layer added, or in the place of the one of its number."""
+        others = (facts for facts in self.layers if facts.layer != changed.layer)
+        return replace(self, layers=tuple(sorted((*others, changed), key=lambda facts: facts.layer)))
+
+    def mask_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the words in each mask file: [windows, heads, queries, ceil(keys / 64)]."""
+        return self.windows, len(self.head_ids), self.tokens, -(-self.tokens // 64)
 
 
 def layer_file_name(layer: int) -> str:
     """Name of a layer's file in the trace folder."""
     return f"layer_{layer:03d}.safetensors"
+
+
+def mask_file_name(layer: int, parameters: dict[str, Any]) -> str:
+    """Name of the file of a layer's mask: the method's parameters tell it from others."""
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
+    return f"layer_{layer:03d}.mask_{digest[:12]}.safetensors"
+
+
+def weights_file_name(layer: int) -> str:
+    """Name of the file of a layer's weight bitmaps."""
+    return f"layer_{layer:03d}.weights.safetensors"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from xmsim.traces.bits import unpack
 from xmsim.traces.errors import TraceError
-from xmsim.traces.layer_file import read_layer_file
-from xmsim.traces.manifest import Bias, Manifest, layer_file_name, read_manifest
+from xmsim.traces.layer_file import read_layer_file, read_words_file
+from xmsim.traces.manifest import Bias, Manifest, MaskFacts, layer_file_name, mask_file_name, read_manifest, weights_file_name
 
 Floats = npt.NDArray[np.float32]
 
@@ -39,6 +41,7 @@ class LayerTrace:
     k_max: float
     head_ids: tuple[int, ...]  # which heads of the model these are
     kv_head_ids: tuple[int, ...]
+    hidden_size: int | None = None  # channels of the model between its layers; None: not known
 
     def head(self, window: int, head: int) -> HeadTrace:
         """Operands of the stored query head number `head` (of the model: head_ids[head]), trimmed to valid tokens.
@@ -98,7 +101,39 @@ class Trace:
             k_max=facts.k_max,
             head_ids=manifest.head_ids,
             kv_head_ids=manifest.kv_head_ids,
+            hidden_size=manifest.model.hidden_size,
         )
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether any layer has a stored mask."""
+        return any(facts.masks for facts in self.manifest.layers)
+
+    def find_mask(self, layer: int, parameters: dict[str, Any]) -> MaskFacts | None:
+        """The stored mask of a layer by a method with these parameters; None where there is none that fits the layer's scales."""
+        return self.manifest.facts(layer).mask(parameters)
+
+    def read_mask(self, layer: int, mask: MaskFacts) -> npt.NDArray[np.uint64]:
+        """A stored mask; uint64 [windows, heads, queries, ceil(keys / 64)], zeros where there is padding.
+
+        Raises:
+            TraceError: its file is missing, truncated or edited.
+        """
+        path = self.path / mask_file_name(layer, mask.parameters)
+        return read_words_file(path, mask.made.sha256, {"words": self.manifest.mask_shape()})["words"]
+
+    def read_weights(self, layer: int) -> dict[str, npt.NDArray[np.bool_]]:
+        """Which elements of the layer's weight matrices are not zero: bool [out_features, in_features], by the names of their modules.
+
+        Raises:
+            TraceError: the trace holds none, or the file is missing, truncated or edited.
+        """
+        weights = self.manifest.facts(layer).weights
+        if weights is None:
+            raise TraceError(f"{self.path}: no weight bitmaps of layer {layer}; extract the trace with --weights")
+        shapes = {matrix.name: (matrix.out_features, -(-matrix.in_features // 64)) for matrix in weights.matrices}
+        words = read_words_file(self.path / weights_file_name(layer), weights.made.sha256, shapes)
+        return {matrix.name: unpack(words[matrix.name], matrix.in_features) for matrix in weights.matrices}
 
 
 def open_trace(path: Path | str) -> Trace:

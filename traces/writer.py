@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from xmsim.configs.files import write_whole
+from xmsim.traces.bits import pack
 from xmsim.traces.errors import TraceError
-from xmsim.traces.layer_file import file_sha256, write_layer_file
-from xmsim.traces.manifest import MANIFEST_NAME, Bias, LayerFacts, Manifest, layer_file_name, read_manifest, write_manifest
+from xmsim.traces.layer_file import Words, file_sha256, write_layer_file, write_words_file
+from xmsim.traces.manifest import (
+    MANIFEST_NAME,
+    Bias,
+    Derived,
+    LayerFacts,
+    Manifest,
+    MaskFacts,
+    MatrixFacts,
+    WeightFacts,
+    layer_file_name,
+    mask_file_name,
+    read_manifest,
+    weights_file_name,
+    write_manifest,
+)
 from xmsim.traces.storage import rounded
 
 Floats = npt.NDArray[np.float32]
 _LEFTOVERS = ".*.tmp"  # temporary files of a killed run
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Who made something that is derived from a layer, and in what time."""
+
+    kernel: str  # "native" or "numpy"
+    isa: str | None
+    seconds: float
 
 
 class TraceWriter:
@@ -58,11 +84,16 @@ class TraceWriter:
         asked, before = asdict(plan), asdict(replace(found, layers=()))
         if other := [name for name in asked if asked[name] != before[name]]:
             raise TraceError(f"{self._folder}: holds a trace with another {', '.join(other)}; choose another folder for this one")
-        return replace(found, layers=tuple(facts for facts in found.layers if self._is_whole(facts)))
+        return replace(found, layers=tuple(self._whole_parts(facts) for facts in found.layers if self._is_whole(facts)))
 
     def _is_whole(self, facts: LayerFacts) -> bool:
-        path = self._folder / layer_file_name(facts.layer)
-        return path.is_file() and path.stat().st_size == facts.file_bytes and file_sha256(path) == facts.sha256
+        return _holds(self._folder / layer_file_name(facts.layer), facts)
+
+    def _whole_parts(self, facts: LayerFacts) -> LayerFacts:
+        """Without the masks and weight bitmaps whose files are lost or damaged."""
+        masks = (mask for mask in facts.masks if _holds(self._folder / mask_file_name(facts.layer, mask.parameters), mask.made))
+        weights = facts.weights if facts.weights and _holds(self._folder / weights_file_name(facts.layer), facts.weights.made) else None
+        return replace(facts, masks=tuple(masks), weights=weights)
 
     def write_layer(self, layer: int, q: Floats, k: Floats, v: Floats, *, scale: float, bias: Bias) -> None:
         """Write one layer: all heads of the model are given, those of the plan are stored.
@@ -103,7 +134,57 @@ class TraceWriter:
             q_max=q_max,
             k_max=k_max,
         )
-        self._manifest = replace(plan, layers=tuple(sorted((*plan.layers, facts), key=lambda stored: stored.layer)))
+        self._put(facts)
+
+    def lacks_mask(self, layer: int, parameters: dict[str, Any]) -> bool:
+        """Whether a stored layer has no mask of a method with these parameters."""
+        return self._manifest.facts(layer).mask(parameters) is None
+
+    def lacks_weights(self, layer: int) -> bool:
+        """Whether a stored layer has no weight bitmaps."""
+        return self._manifest.facts(layer).weights is None
+
+    def write_mask(self, layer: int, method: str, parameters: dict[str, Any], words: npt.NDArray[np.uint64], maker: Maker) -> None:
+        """Write the mask of a layer that is stored, in place of one of the same parameters.
+
+        Args:
+            parameters: of the method, plain values for JSON.
+            words: [windows, heads, queries, ceil(keys / 64)], zeros where there is padding.
+        Raises:
+            TraceError: words of another shape.
+            XmsimError: the disk is full; what was written before stays.
+        """
+        plan, facts = self._manifest, self._manifest.facts(layer)
+        if words.shape != plan.mask_shape():
+            raise TraceError(f"layer {layer}: mask {method} has words {list(words.shape)}, the trace needs {list(plan.mask_shape())}")
+        made = self._write_derived(mask_file_name(layer, parameters), {"words": words}, maker)
+        mask = MaskFacts(method, parameters, facts.scale_sha256(), int(np.bitwise_count(words).sum()), made)
+        others = tuple(other for other in facts.masks if other.parameters != parameters)
+        self._put(replace(facts, masks=(*others, mask)))
+
+    def write_weights(self, layer: int, matrices: Mapping[str, npt.NDArray[np.bool_]], maker: Maker) -> None:
+        """Write which elements of the weight matrices of a layer that is stored are not zero.
+
+        Args:
+            matrices: bool [out_features, in_features], by the names of their modules.
+        Raises:
+            XmsimError: the disk is full; what was written before stays.
+        """
+        words = {name: pack(bits) for name, bits in matrices.items()}
+        made = self._write_derived(weights_file_name(layer), words, maker)
+        facts = tuple(
+            MatrixFacts(name, out_features=bits.shape[0], in_features=bits.shape[1], nonzeros=int(np.count_nonzero(bits)))
+            for name, bits in matrices.items()
+        )
+        self._put(replace(self._manifest.facts(layer), weights=WeightFacts(facts, made)))
+
+    def _write_derived(self, name: str, words: Words, maker: Maker) -> Derived:
+        path = self._folder / name
+        write_whole(path, lambda temporary: write_words_file(temporary, words))
+        return Derived(file_sha256(path), path.stat().st_size, **asdict(maker))
+
+    def _put(self, facts: LayerFacts) -> None:
+        self._manifest = self._manifest.with_layer(facts)
         write_manifest(self._folder, self._manifest)
 
     def _largest(self, layer: int, name: str, tensor: Floats) -> float:
@@ -116,6 +197,11 @@ class TraceWriter:
         if not np.isfinite(stored):
             raise TraceError(f"layer {layer}: |{name}| reaches {largest:.3g}, more than {self._manifest.dtype} holds; use --dtype float32")
         return stored
+
+
+def _holds(path: Path, facts: LayerFacts | Derived) -> bool:
+    """Whether the file is the one that the facts are of."""
+    return path.is_file() and path.stat().st_size == facts.file_bytes and file_sha256(path) == facts.sha256
 
 
 def _select(tensor: Floats, heads: tuple[int, ...]) -> Floats:

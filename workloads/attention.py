@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from xmsim.configs.densities import Densities
+from xmsim.traces.bits import WORD_BITS, pack, unpack
 from xmsim.traces.statistics import block_counts
 from xmsim.traces.store import LayerTrace
-
-WORD_BITS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,12 +40,15 @@ class AttentionWorkload:
     causal: bool = True
     window: int | None = None  # sliding window of the dense model, in keys; None: it sees all
     operands: AttentionOperands | None = None
+    hidden_size: int | None = None  # channels of the model between its layers; None: heads × head_dim
 
     def __post_init__(self) -> None:
         if self.words.ndim != 3 or self.words.dtype != np.uint64:
             raise ValueError(f"words must be uint64 [heads, queries, words], got {self.words.dtype} {list(self.words.shape)}")
         if min(self.heads, self.queries, self.keys, self.head_dim, self.kv_heads) < 1:
             raise ValueError("a workload needs at least one head, query, key and channel")
+        if self.hidden_size is not None and self.hidden_size < 1:
+            raise ValueError(f"hidden_size is {self.hidden_size}; give the channels of the model, or None for heads × head_dim")
         if self.words.shape[2] != -(-self.keys // WORD_BITS):
             raise ValueError(f"words has {self.words.shape[2]} words a row, {self.keys} keys need {-(-self.keys // WORD_BITS)}")
         if self.heads % self.kv_heads:
@@ -69,6 +72,7 @@ class AttentionWorkload:
         causal: bool = True,
         window: int | None = None,
         operands: AttentionOperands | None = None,
+        hidden_size: int | None = None,
     ) -> AttentionWorkload:
         """From a mask, bool [heads, queries, keys]; kv_heads defaults to heads.
 
@@ -78,7 +82,7 @@ class AttentionWorkload:
         keep = np.asarray(keep)
         if keep.ndim != 3 or keep.dtype != np.bool_:
             raise ValueError(f"keep must be bool [heads, queries, keys], got {keep.dtype} {list(keep.shape)}")
-        return cls(pack(keep), keep.shape[2], head_dim, kv_heads or keep.shape[0], causal, window, operands)
+        return cls(pack(keep), keep.shape[2], head_dim, kv_heads or keep.shape[0], causal, window, operands, hidden_size)
 
     @classmethod
     def from_packed(
@@ -91,10 +95,11 @@ class AttentionWorkload:
         causal: bool = True,
         window: int | None = None,
         operands: AttentionOperands | None = None,
+        hidden_size: int | None = None,
     ) -> AttentionWorkload:
         """From packed words, uint64 [heads, queries, ceil(keys / 64)]; raises as `from_keep`."""
         words = np.ascontiguousarray(words, dtype=np.uint64)
-        return cls(words, keys, head_dim, kv_heads or words.shape[0], causal, window, operands)
+        return cls(words, keys, head_dim, kv_heads or words.shape[0], causal, window, operands, hidden_size)
 
     @property
     def heads(self) -> int:
@@ -114,6 +119,11 @@ class AttentionWorkload:
         """Query heads that share a KV head."""
         return self.heads // self.kv_heads
 
+    @property
+    def hidden_channels(self) -> int:
+        """Channels of the model between its layers, which the projections around attention read and write."""
+        return self.heads * self.head_dim if self.hidden_size is None else self.hidden_size
+
     def allowed_words(self) -> npt.NDArray[np.uint64]:
         """Pairs that the dense model computes; uint64 [queries, words]."""
         keys = np.arange(self.keys)
@@ -130,39 +140,45 @@ class AttentionWorkload:
 
     def keep(self) -> npt.NDArray[np.bool_]:
         """The mask, unpacked; bool [heads, queries, keys]."""
-        return _unpack(self.words, self.keys)
+        return unpack(self.words, self.keys)
 
     def allowed(self) -> npt.NDArray[np.bool_]:
         """Pairs that the dense model computes; bool [queries, keys]."""
-        return _unpack(self.allowed_words(), self.keys)
+        return unpack(self.allowed_words(), self.keys)
 
     def block_counts(self, block: int) -> npt.NDArray[np.int64]:
         """Kept keys of every block of `block` consecutive keys; int64 [heads, queries, ceil(keys / block)]."""
         counts = np.zeros((self.heads, self.queries, -(-self.keys // block)), np.int64)
         for head in range(self.heads):  # one head unpacked at a time
-            counts[head] = block_counts(_unpack(self.words[head], self.keys), block)
+            counts[head] = block_counts(unpack(self.words[head], self.keys), block)
         return counts
 
     def kept_pairs(self) -> npt.NDArray[np.int64]:
         """Kept pairs of each query head; int64 [heads]."""
         return np.bitwise_count(self.words).sum(axis=(1, 2), dtype=np.int64)
 
+    def allowed_pairs(self) -> int:
+        """Pairs of a head that the dense model computes."""
+        first, queries = self.query_offset, self.queries
+        if not self.causal:
+            return queries * self.keys
+        seen = np.arange(first + 1, first + queries + 1)
+        return int((seen if self.window is None else np.minimum(seen, self.window)).sum())
+
     def densities(self) -> Densities:
         """Densities over all heads."""
         kept_by_group = np.bitwise_or.reduce(self.words.reshape(self.kv_heads, self.group, *self.words.shape[1:]), axis=1)
-        return self._densities(int(self.kept_pairs().sum()), self.heads, int(np.bitwise_count(kept_by_group).sum()), self.kv_heads)
+        allowed, kept, kv_kept = self.allowed_pairs(), int(self.kept_pairs().sum()), int(np.bitwise_count(kept_by_group).sum())
+        return Densities(
+            density=kept / (self.heads * allowed),
+            full_density=kept / (self.heads * self.queries * self.keys),
+            kv_density=kv_kept / (self.kv_heads * allowed),
+        )
 
     def head_densities(self) -> list[Densities]:
         """Densities of each query head alone; its kv_density counts the keys it keeps itself."""
-        return [self._densities(int(kept), 1, int(kept), 1) for kept in self.kept_pairs()]
-
-    def _densities(self, kept: int, heads: int, kv_kept: int, kv_heads: int) -> Densities:
-        allowed = int(np.bitwise_count(self.allowed_words()).sum())
-        return Densities(
-            density=kept / (heads * allowed),
-            full_density=kept / (heads * self.queries * self.keys),
-            kv_density=kv_kept / (kv_heads * allowed),
-        )
+        allowed, square = self.allowed_pairs(), self.queries * self.keys
+        return [Densities(int(kept) / allowed, int(kept) / square, int(kept) / allowed) for kept in self.kept_pairs()]
 
 
 def workload_of(layer: LayerTrace, window: int, keep: npt.NDArray[np.bool_]) -> AttentionWorkload:
@@ -185,15 +201,21 @@ def workload_of(layer: LayerTrace, window: int, keep: npt.NDArray[np.bool_]) -> 
         causal=layer.bias.kind != "none",
         window=layer.bias.window,
         operands=operands,
+        hidden_size=layer.hidden_size,
     )
 
 
-def pack(keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
-    """Pack a bool array [..., keys] to uint64 [..., ceil(keys / 64)], little-endian bits."""
-    padding = -keep.shape[-1] % WORD_BITS
-    padded = np.pad(keep, [(0, 0)] * (keep.ndim - 1) + [(0, padding)]) if padding else keep
-    return np.ascontiguousarray(np.packbits(padded, axis=-1, bitorder="little")).view(np.uint64)
-
-
-def _unpack(words: npt.NDArray[np.uint64], keys: int) -> npt.NDArray[np.bool_]:
-    return np.unpackbits(words.view(np.uint8), axis=-1, count=keys, bitorder="little").astype(bool)
+def kv_groups(layer: LayerTrace, kv_heads: Sequence[int]) -> LayerTrace:
+    """A layer with some of its KV heads, and the query heads that share each; kv_heads are numbers among those stored, from 0."""
+    group = len(layer.head_ids) // len(layer.kv_head_ids)
+    kept, heads = list(kv_heads), [kv_head * group + member for kv_head in kv_heads for member in range(group)]
+    slopes = layer.bias.slopes
+    return replace(
+        layer,
+        q=layer.q[:, heads],
+        k=layer.k[:, kept],
+        v=layer.v[:, kept],
+        bias=layer.bias if slopes is None else replace(layer.bias, slopes=tuple(slopes[head] for head in heads)),
+        head_ids=tuple(layer.head_ids[head] for head in heads),
+        kv_head_ids=tuple(layer.kv_head_ids[kv_head] for kv_head in kept),
+    )

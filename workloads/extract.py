@@ -15,6 +15,8 @@ from xmsim.traces.store import Trace, open_trace
 from xmsim.traces.writer import TraceWriter
 from xmsim.workloads.capture import capture
 from xmsim.workloads.captured import CapturedLayer
+from xmsim.workloads.derived import check_storable, linear_weights, store_masks, store_weights
+from xmsim.workloads.methods import Method, load_method
 from xmsim.workloads.models import LoadedModel, ModelError, load_model
 from xmsim.workloads.text import SHIPPED_TEXT, read_text, token_windows
 
@@ -39,6 +41,8 @@ def extract_trace(
     heads: Sequence[int] | None = None,
     storage: str = "float32",
     device: str = "cpu",
+    masks: Sequence[str] = (),
+    weights: bool = False,
     progress: Progress = _no_progress,
 ) -> Trace:
     """Run a model over a text once and store Q, K and V of its layers.
@@ -52,17 +56,32 @@ def extract_trace(
         tokens, windows: consecutive windows of so many tokens are cut from the start of the text.
         layers, heads: of the model, counted from 0; None: all. Equally many query heads of each KV head.
         storage: float32, bfloat16 or float16, the format of the stored numbers.
-        progress: called after each layer.
+        masks: names or files of methods whose masks are stored besides, made by this host's kernels.
+        weights: store besides which elements of the linear layers' weights are not zero.
+        progress: called after each layer, and after the masks and the weights of each.
     Raises:
         XmsimError: whatever is wrong with the model, the text, the choice or the folder, in one sentence.
     """
     storage_dtype(storage)  # before the model is loaded
+    methods = [load_method(name) for name in masks]
+    check_storable(methods)
     path = text or SHIPPED_TEXT
     content = read_text(path)
     loaded = load_model(model, device=device) if isinstance(model, str) else model
     token_ids = token_windows(loaded.tokenizer, content, tokens=tokens, windows=windows, name=str(path))
     facts = TextFacts(path.name, hashlib.sha256(content.encode()).hexdigest())
-    return extract_windows(loaded, token_ids, out=out, text=facts, layers=layers, heads=heads, storage=storage, progress=progress)
+    return extract_windows(
+        loaded,
+        token_ids,
+        out=out,
+        text=facts,
+        layers=layers,
+        heads=heads,
+        storage=storage,
+        masks=methods,
+        weights=weights,
+        progress=progress,
+    )
 
 
 def extract_windows(
@@ -74,6 +93,8 @@ def extract_windows(
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     storage: str = "float32",
+    masks: Sequence[Method] = (),
+    weights: bool = False,
     progress: Progress = _no_progress,
 ) -> Trace:
     """Store Q, K and V of a model that reads these windows as one batch, the shorter ones padded; else as `extract_trace`."""
@@ -91,15 +112,25 @@ def extract_windows(
         token_ids=token_ids,
     )
     writer = TraceWriter(out, plan)
+    steps = len(plan.layer_ids) * (1 + bool(masks) + weights)
     if writer.missing:
         try:
-            _fill(writer, loaded, token_ids, progress)
+            _fill(writer, loaded, token_ids, lambda done, _: progress(done, steps))
         except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError when memory is full
             if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _OUT_OF_MEMORY):
                 raise
             raise ModelError(
                 f"{loaded.name}: out of memory at {plan.windows} windows of {plan.tokens} tokens; ask for fewer or shorter windows"
             ) from error
+    trace = open_trace(out)
+    linear = linear_weights(loaded.model) if weights else {}
+    for number, layer in enumerate(trace.layers, start=1):
+        if masks:
+            store_masks(writer, trace, layer, masks)
+        if weights:
+            store_weights(writer, linear, layer)
+        if masks or weights:
+            progress(len(trace.layers) + number * (bool(masks) + weights), steps)
     return open_trace(out)
 
 

@@ -25,6 +25,7 @@ from xmsim.reference.attention import (
     xm_causal_keep,
     xm_keep,
 )
+from xmsim.reference.kernels.masks import Mask, ScoreSource, nm_mask, salo_mask, sanger_mask, topk_mask, xm_causal_mask, xm_mask
 
 Array = TypeVar("Array")  # numpy.ndarray or torch.Tensor
 Count = Annotated[int, Field(ge=0)]
@@ -68,6 +69,15 @@ class MethodConfig(Config, ABC):
             kv_heads: KV heads that the heads share, neighbours one.
             query_offset: position of the first query; None means that the last query sees the last key.
         """
+
+    def mask(self, source: ScoreSource, threads: int | None = None) -> Mask | None:
+        """The same mask by the compiled kernels, which make the scores themselves; None: no kernel serves this method.
+
+        Args:
+            source: what scores are made from.
+            threads: None: as many as torch uses, or all.
+        """
+        return None
 
 
 class PatternConfig(MethodConfig):
@@ -162,6 +172,9 @@ class XmConfig(XmParameters):
     def keep(self, scores: Array, *, kv_heads: int, query_offset: int | None = None) -> Array:
         return xm_keep(scores, **self.arguments)
 
+    def mask(self, source: ScoreSource, threads: int | None = None) -> Mask | None:
+        return xm_mask(source, threads=threads, **self.arguments)
+
 
 class XmCausalConfig(XmParameters):
     """X:M pruning, thresholds relative to the keys that a row may see."""
@@ -170,6 +183,9 @@ class XmCausalConfig(XmParameters):
 
     def keep(self, scores: Array, *, kv_heads: int, query_offset: int | None = None) -> Array:
         return xm_causal_keep(scores, **self.arguments)
+
+    def mask(self, source: ScoreSource, threads: int | None = None) -> Mask | None:
+        return xm_causal_mask(source, threads=threads, **self.arguments)
 
 
 class XmSharedConfig(XmParameters):
@@ -213,6 +229,9 @@ class NmConfig(ScoreMethodConfig):
     def keep(self, scores: Array, *, kv_heads: int, query_offset: int | None = None) -> Array:
         return nm_keep(scores, kept=self.kept, block=self.block)
 
+    def mask(self, source: ScoreSource, threads: int | None = None) -> Mask | None:
+        return nm_mask(source, kept=self.kept, block=self.block, threads=threads)
+
 
 class SangerConfig(ScoreMethodConfig):
     """Threshold pruning."""
@@ -223,6 +242,9 @@ class SangerConfig(ScoreMethodConfig):
     def keep(self, scores: Array, *, kv_heads: int, query_offset: int | None = None) -> Array:
         return sanger_keep(scores, threshold=self.threshold)
 
+    def mask(self, source: ScoreSource, threads: int | None = None) -> Mask | None:
+        return sanger_mask(source, threshold=self.threshold, threads=threads)
+
 
 class TopkConfig(ScoreMethodConfig):
     """Top-k pruning."""
@@ -232,6 +254,9 @@ class TopkConfig(ScoreMethodConfig):
 
     def keep(self, scores: Array, *, kv_heads: int, query_offset: int | None = None) -> Array:
         return topk_keep(scores, kept=self.kept)
+
+    def mask(self, source: ScoreSource, threads: int | None = None) -> Mask | None:
+        return topk_mask(source, kept=self.kept, threads=threads)
 
 
 class SaloConfig(ScoreMethodConfig):
@@ -257,6 +282,17 @@ class SaloConfig(ScoreMethodConfig):
             picks=self.picks,
             dilation=self.dilation,
             query_offset=query_offset,
+        )
+
+    def mask(self, source: ScoreSource, threads: int | None = None) -> Mask | None:
+        return salo_mask(
+            source,
+            block=self.block,
+            window=self.window,
+            global_tokens=self.global_tokens,
+            picks=self.picks,
+            dilation=self.dilation,
+            threads=threads,
         )
 
 

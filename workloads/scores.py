@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from xmsim.reference.attention import predict_scores
+from xmsim.reference.kernels.masks import LowBit, ScoreSource
 from xmsim.traces.store import LayerTrace
 
 Floats = npt.NDArray[np.float32]
@@ -57,3 +60,28 @@ def predicted_head_scores(
         k_max=k_max,
     )
     return predicted[0] + head_bias(layer, window, head, queries)
+
+
+def holds_all(layer: LayerTrace, heads: Sequence[int]) -> bool:
+    """Whether these are all heads of a layer, in their order."""
+    return list(heads) == list(range(layer.q.shape[1]))
+
+
+def score_source(layer: LayerTrace, window: int, heads: Sequence[int], queries: range, prediction: LowBit | None) -> ScoreSource:
+    """What the scores of some heads and consecutive queries of a window are made from, padding cut off."""
+    tokens, share = layer.valid_tokens[window], layer.q.shape[1] // layer.k.shape[1]
+    q, k = layer.q[window, :, queries.start : queries.stop], layer.k[window, :, :tokens]
+    slopes = None if layer.bias.slopes is None else np.array(layer.bias.slopes, np.float32)
+    if not holds_all(layer, heads):  # each with a copy of the keys it reads
+        q, k = q[list(heads)], k[[head // share for head in heads]]
+        slopes = None if slopes is None else slopes[list(heads)]
+    return ScoreSource(
+        q=q,
+        k=k,
+        scale=layer.scale,
+        prediction=prediction,
+        causal=layer.bias.kind != "none",
+        window=layer.bias.window,
+        slopes=slopes,
+        query_offset=queries.start,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import partial
+from math import nan
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure as Canvas
 from xmsim.reports.figures.figure import Figure
 from xmsim.reports.figures.style import SIMULATED, canvas
 from xmsim.reports.load import Comparison, Simulated
+from xmsim.reports.totals import sample_notes
 from xmsim.reports.words import significant
 
 COLOUR_MAP = colormaps["Blues"].resampled(40)  # one hue, dark is dense; from 50 shades on, the colour bar would be a bitmap
@@ -44,7 +46,10 @@ def density_map(comparison: Comparison) -> Figure | None:
         claim=" ".join(_claim(name, cells) for name, cells in maps.items()),
         rows=rows,
         draw=partial(_draw, rows),
-        notes=("Density = kept / allowed pairs; allowed is what the dense model computes. Methods that keep every pair have no map.",),
+        notes=(
+            "Density = kept / allowed pairs; allowed is what the dense model computes. Methods that keep every pair have no map.",
+            *sample_notes(comparison.simulated),
+        ),
     )
 
 
@@ -106,7 +111,7 @@ def _draw_map(axes: Axes, cells: list[DensityCell], top: float) -> None:
     layers = sorted({cell.layer for cell in cells})
     heads = sorted({cell.head for cell in cells})
     density = {(cell.layer, cell.head): cell.density for cell in cells}
-    values = [[density[layer, head] for head in heads] for layer in layers]
+    values = [[density.get((layer, head), nan) for head in heads] for layer in layers]
     axes.pcolormesh(values, cmap=COLOUR_MAP, vmin=0, vmax=top, edgecolors="white", linewidth=1.2)
     if len(cells) <= MOST_NUMBERED_CELLS:
         for (layer, head), value in density.items():

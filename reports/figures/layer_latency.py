@@ -14,6 +14,7 @@ from xmsim.reports.bench import benches, total_time
 from xmsim.reports.figures.figure import Figure
 from xmsim.reports.figures.style import MEASURED, SIMULATED, canvas, colours, logarithmic, markers
 from xmsim.reports.load import Comparison, Simulated
+from xmsim.reports.totals import sample_notes
 from xmsim.reports.views import view_groups
 from xmsim.reports.words import capitalised, factor
 
@@ -43,12 +44,13 @@ def layer_latency(comparison: Comparison) -> Figure:
         claim=_claim(rows),
         rows=rows,
         draw=partial(_draw, rows, colours((one.label for one in comparison.simulated), SIMULATED)),
+        notes=sample_notes(comparison.simulated),
     )
 
 
 def layer_cycles(one: Simulated, layer: int) -> int:
-    """Cycles of one layer, over its windows."""
-    return sum(run.result.cycles for run in one.record.runs if run.layer == layer)
+    """Cycles of one layer, over its windows and decoded tokens; an estimate where heads were sampled."""
+    return sum(run.cycles for run in one.record.runs if run.layer == layer)
 
 
 def _simulated(comparison: Comparison) -> list[LayerTime]:

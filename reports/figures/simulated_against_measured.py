@@ -13,7 +13,7 @@ from xmsim.reports.bench import Bench, Series, TotalTime, benches
 from xmsim.reports.figures.figure import Figure
 from xmsim.reports.figures.style import INK, MEASURED, SIMULATED, SOFT_INK, canvas, heading, horizontal_bars, logarithmic, write_value
 from xmsim.reports.load import Comparison, Simulated
-from xmsim.reports.totals import machine_totals
+from xmsim.reports.totals import machine_totals, sample_notes
 from xmsim.reports.views import ViewGroup, view_groups
 from xmsim.reports.words import factor, significant
 
@@ -60,6 +60,7 @@ def simulated_against_measured(comparison: Comparison) -> Figure:
             "efficiency, and neither side is scaled.",
             "Methods and precision may differ between the two sides: each name says which method ran. Prediction is inside the simulated "
             "time, and inside the measured time where it says that the mask is made too.",
+            *sample_notes(comparison.simulated),
         ),
     )
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from xmsim.reports.figures.figure import Figure
 from xmsim.reports.figures.style import SIMULATED, SOFT_INK, canvas, colours, heading, horizontal_bars, write_value
 from xmsim.reports.load import Comparison, Simulated
-from xmsim.reports.totals import machine_totals, peak_gmacs
+from xmsim.reports.totals import machine_totals, peak_gmacs, sample_notes
 from xmsim.reports.views import ViewGroup, view_groups
 from xmsim.reports.words import capitalised, factor, listed, milliseconds, significant
 
@@ -51,6 +51,7 @@ def speedup_simulated(comparison: Comparison) -> Figure:
             "Raw: cycles / clock. Normalised: the same time × (the machine's peak or area / the reference's), as if time fell in "
             "proportion to hardware, DRAM bandwidth included.",
             "Peak MACs are full-precision multiply-accumulates; arrays that only predict scores are not counted.",
+            *sample_notes(comparison.simulated),
             *dict.fromkeys(f"{row.machine}: {row.remark}." for row in rows if row.remark),
         ),
     )

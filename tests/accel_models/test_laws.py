@@ -1,4 +1,6 @@
-"""What must hold for every shipped machine on any mask."""
+"""What must hold for every shipped machine, and for the documented example of one, on any mask."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ from hypothesis import strategies as st
 
 from xmsim.accel_models import load_accelerator, shipped_accelerators
 from xmsim.workloads.attention import AttentionWorkload
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "row_gather" / "row_gather.yaml"
 
 
 @st.composite
@@ -23,22 +27,32 @@ def workloads(draw):
     return AttentionWorkload.from_keep(keep, head_dim=draw(st.sampled_from([32, 64, 128])), kv_heads=kv_heads, causal=causal)
 
 
-@pytest.mark.parametrize("name", shipped_accelerators())
+MACHINES = [
+    *((name, projections) for name in shipped_accelerators() for projections in ("none", "simulated")),
+    pytest.param(EXAMPLE, "none", id="row_gather"),
+]
+
+
+@pytest.mark.parametrize(("name", "projections"), MACHINES)
 @settings(max_examples=40, deadline=None)
 @given(workload=workloads())
-def test_a_run_lies_between_its_bounds_and_every_cycle_has_a_place(name, workload):
-    result = load_accelerator(name).simulate(workload)
+def test_a_run_lies_between_its_bounds_and_every_cycle_has_a_place(name, projections, workload):
+    machine = load_accelerator(name)
+    result = type(machine)("other", machine.config.model_copy(update={"projections": projections})).simulate(workload)
     assert result.roofline_cycles <= result.cycles <= result.serial_cycles
     for stage, servers in result.servers.items():
         assert min([*result.stalls[stage].values(), *result.idle[stage].values(), result.busy[stage]]) >= 0
         whole = result.busy[stage] + sum(result.stalls[stage].values()) + sum(result.idle[stage].values())
         assert whole == servers * result.cycles
-    assert sum(head.cycles for head in result.heads) == result.cycles
+    phases = (result.projections.input, result.projections.output) if result.projections else ()
+    assert len(phases) == (2 if projections == "simulated" else 0)
+    assert sum(part.cycles for part in (*result.heads, *phases)) == result.cycles
     for verb in ("read_bytes", "write_bytes"):
-        assert sum(head.traffic["dram"][verb] for head in result.heads) == result.traffic["dram"][verb]
-    # every query is read and every output written, once
-    assert result.traffic["dram"]["write_bytes"] == 2 * workload.heads * workload.queries * workload.head_dim
-    assert result.traffic["dram"]["read_bytes"] >= 2 * workload.heads * workload.queries * workload.head_dim
+        assert sum(part.traffic["dram"][verb] for part in (*result.heads, *phases)) == result.traffic["dram"][verb]
+    # every query is read and every output of attention written, once
+    output_bytes = 2 * workload.heads * workload.queries * workload.head_dim
+    assert sum(head.traffic["dram"]["write_bytes"] for head in result.heads) == output_bytes
+    assert sum(head.traffic["dram"]["read_bytes"] for head in result.heads) >= output_bytes
 
 
 @pytest.mark.parametrize("name", ["dynax_s", "dynax_l"])

@@ -65,7 +65,7 @@ def machine(tmp_path):
         ("pruning: {block", "pruning: {blok", "mine.yaml:6:11: pruning.blok: unknown key; did you mean block?"),
         ("clock_mhz: 500", "clock_mhz: on", "mine.yaml:3:1: clock_mhz: input should be a valid number"),
         ("dividers: 128", "dividers: 128\ndividers: 64", "duplicate key dividers, first set on line 10"),
-        ("model: dynax", "model: dynay", "mine.yaml:2:1: model: no model dynay; did you mean dynax?"),
+        ("model: dynax", "model: dynay", "mine.yaml:2:1: model: no model dynay in xmsim (did you mean dynax?), and no "),
         ("name: xm_32", "name: xm_33", "no method xm_33; did you mean xm_32?"),
         ("dividers: 128", "dividers: [128", "mine.yaml:"),
         ("clock_mhz: 500", "clock_mhz: 1e300", "mine.yaml:3:1: clock_mhz: input should be less than or equal to 100000"),
@@ -121,7 +121,7 @@ def test_a_folder_that_is_no_trace_is_named(refused, tmp_path):
 def test_a_later_version_is_refused_in_one_sentence(refused, tmp_path):
     future = json.loads((GOLDEN.parent / "records" / "result.v1.json").read_text()) | {"version": 99}
     (tmp_path / "future.json").write_text(json.dumps(future))
-    assert "version 99 of xmsim.result is newer than this xmsim reads (1); upgrade xmsim" in refused("compare", tmp_path / "future.json")
+    assert "version 99 of xmsim.result is newer than this xmsim reads (2); upgrade xmsim" in refused("compare", tmp_path / "future.json")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "other"}', "\x00", "9" * 5000, "[" * 5000])
@@ -147,7 +147,7 @@ def test_an_interrupt_leaves_nothing_behind(refused, trace, monkeypatch):
     def interrupted(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Accelerator, "simulate", interrupted)
+    monkeypatch.setattr(Accelerator, "result", interrupted)
     assert "interrupted" in refused("simulate", trace, "-m", "dense")
 
 
@@ -175,4 +175,24 @@ def test_output_that_cannot_be_written_is_one_sentence(refused, trace, tmp_path)
 
 def test_the_command_line_itself_answers_with_status_two(refused):
     assert "No such command" in refused("simulat")
-    assert "Missing option" in refused("simulate", "x")
+    assert "Missing option" in refused("extract", "x")
+
+
+def test_a_simulation_without_a_trace_or_a_machine_says_how_to_name_them(refused, trace):
+    for words in ((), ("dynax_s",), (SHIPPED / "dense.yaml", "sanger")):
+        assert "no trace; name the folder that xmsim extract wrote with --trace" in refused("simulate", *words)
+    for words in ((trace,), ("--trace", trace)):
+        assert f"no machine for {trace}; name one or more of dense, " in refused("simulate", *words)
+
+
+def test_two_machines_of_one_name_are_refused_before_one_overwrites_the_other(refused, trace):
+    for words in (("dense", "dense"), ("dense", "-m", SHIPPED / "dense.yaml")):
+        assert "would write one result file, that of dense; leave one out, or rename its file" in refused("simulate", "-t", trace, *words)
+
+
+def test_a_decode_that_the_trace_is_too_short_for_is_answered_with_the_longest(refused, trace):
+    assert "decode at most 3" in refused("simulate", "dense", "-t", trace, "--decode", "4")
+
+
+def test_a_sample_of_one_head_is_answered_with_the_least(refused, trace):
+    assert "take at least 2" in refused("simulate", "dense", "-t", trace, "--sample-heads", "1")

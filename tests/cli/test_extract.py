@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,21 @@ def test_extract_prints_one_line_with_units_and_info_tells_the_rest(model: Path,
     # row of 1, 4, 16, 64 and 128 (64 there are), and of one head; 2080 pairs fill 160 sub-rows of 16
     unions = ["32.5", "34.0", "40.0", "64.0", "64.0", "32.5"]
     assert tables[1].splitlines()[4].split() == ["all", "100.0", "50.8", "100.0", "0.0", *["100.0"] * 5, *unions, "81.2"]
+
+
+def test_masks_and_weights_are_a_line_each_with_their_maker_and_info_repeats_them(model: Path, text: Path, tmp_path: Path):
+    trace = tmp_path / "trace"
+    extracted = run(
+        "extract", model, "--text", text, "--tokens", 64, "--layers", "1", "--out", trace, "--masks", "topk,xm:1_2_4bit", "--weights"
+    )
+    assert extracted.exit_code == 0, extracted.output
+    lines = extracted.stdout.splitlines()[1:]
+    maker = r"(numpy|native \w+)  \d+\.\d\d ms a layer  0\.0 MB"
+    assert re.fullmatch(rf"mask topk  1 of 1 layers  8320 pairs  {maker}", lines[0])
+    assert re.fullmatch(rf"mask xm, 4-bit 1:2  1 of 1 layers  \d+ pairs  {maker}", lines[1])
+    assert re.fullmatch(rf"weight bitmaps  1 of 1 layers  \d+ nonzero weights  {maker}", lines[2])
+    shown = run("info", trace, "--method", "dense").stdout.splitlines()
+    assert set(lines) <= set(shown)
 
 
 def test_info_shows_every_shipped_method_by_default(model: Path, text: Path, tmp_path: Path):

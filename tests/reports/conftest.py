@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from xmsim.sim.result import Densities, HeadResult, LayerRun, MachineFacts, SimResult, SimulationRecord, write_result
+from xmsim.sim.result import Densities, HeadResult, HeadSampling, LayerRun, MachineFacts, SimResult, SimulationRecord, write_result
 from xmsim.workloads.measurement import Host, MeasuredRun, MeasurementRecord, Timing, write_measurement
 
 TRACE = {"path": "tests/made-up", "sha256": "a" * 64, "model": "made-up model", "text": "made-up.txt"}
@@ -52,17 +53,42 @@ def simulation(
     area_mm2: float | None = 1.08,
     area_source: str = "made up",
     config: dict[str, Any] | None = None,
+    decoded: Sequence[int] = (),
+    sampled_of: int | None = None,
 ) -> SimulationRecord:
-    """A record whose layer l takes heads × head_cycles × (10 + l) / 10 cycles."""
+    """A record whose layer l takes heads × head_cycles × (10 + l) / 10 cycles; decoded: of each of these tokens.
+
+    sampled_of: the heads are those of two of so many KV heads, and the second head takes a tenth less, the last a tenth more.
+    """
     runs = [
         _layer_run(layer, window, heads, head_cycles * (10 + layer) // 10, dense=method == "dense")
         for layer in layers
         for window in range(windows)
     ]
+    if decoded:
+        runs = [replace(run, query_tokens=1, key_tokens=token + 1) for run in runs for token in decoded]
+    if sampled_of:
+        runs = [_sampled(run, sampled_of) for run in runs]
     facts = MachineFacts(
         machine, "made_up", clock_mhz, peak_macs_per_cycle, 128.0, area_mm2, area_source, config or {"clock_mhz": clock_mhz}
     )
-    return SimulationRecord(facts, {"name": method, "block": 32}, view, trace or TRACE, "event", tuple(runs))
+    return SimulationRecord(
+        machine=facts,
+        method={"name": method, "block": 32},
+        view=view,
+        phase="decode" if decoded else "prefill",
+        trace=trace or TRACE,
+        engine="event",
+        sampling=HeadSampling(KV_HEADS, seed=0) if sampled_of else None,
+        runs=tuple(runs),
+    )
+
+
+def _sampled(run: LayerRun, kv_heads: int) -> LayerRun:
+    cycles = [one.cycles for one in run.result.heads]
+    cycles[1], cycles[-1] = cycles[1] - cycles[1] // 10, cycles[-1] + cycles[1] // 10
+    heads = tuple(replace(one, cycles=own) for one, own in zip(run.result.heads, cycles, strict=True))
+    return replace(run, kv_heads=kv_heads, sampled_kv_heads=(0, 1), result=replace(run.result, heads=heads))
 
 
 def _layer_run(layer: int, window: int, heads: int, head_cycles: int, *, dense: bool) -> LayerRun:

@@ -193,3 +193,27 @@ def test_the_command_loads_no_plotting_before_it_runs_and_never_pyplot():
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["False", "False", "False", "False"]
+
+
+def test_a_report_of_a_decode_says_so_and_states_the_time_of_a_token(tmp_path, simulated):
+    files = [
+        simulated("s.decode.json", decoded=(100, 101)),
+        simulated("d.decode.json", machine="dense", method="dense", decoded=(100, 101), area_mm2=None),
+    ]
+    outcome = compare(files, tmp_path / "out")
+    assert "3 layers × 4 heads × 2 decoded tokens on 101–102 keys" in outcome.summary[0]
+    assert "0.0528 ms a token (median)" in outcome.summary[1]  # 4 heads × 2000 × 3.3 cycles at 500 MHz
+    assert "Native view, decoding" in outcome.report.read_text()
+    with (tmp_path / "out" / "report.csv").open(newline="") as file:
+        totals = [row["keys"] for row in csv.DictReader(file) if row["metric"] == "total" and not row["head"] and row["layer"] == "0"]
+    assert totals == ["101", "102"] * 2
+
+
+def test_a_report_of_sampled_heads_gives_the_estimate_with_its_interval(tmp_path, simulated):
+    outcome = compare([simulated("sample.json", sampled_of=4)], tmp_path / "out")
+    assert re.search(r"0\.106 ms ± 0\.\d+ \(95 %; 2 of 4 KV heads of each layer simulated\)", outcome.summary[1])
+    text = outcome.report.read_text()
+    assert "(95 %, sampled)" in text and "estimated from a sample of heads" in text
+    with (tmp_path / "out" / "report.csv").open(newline="") as file:
+        estimated = [row["value"] for row in csv.DictReader(file) if row["metric"] == "estimated total"]
+    assert estimated == ["16000", "17600", "19200"]

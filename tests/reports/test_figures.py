@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from xmsim.reports.figures.speedup_measured import speedup_measured
 from xmsim.reports.figures.speedup_simulated import speedup_simulated
 from xmsim.reports.load import load
 from xmsim.reports.totals import machine_totals
+from xmsim.sim.result import read_result, write_result
 
 ONE_HEAD = {"layers": (0,), "heads": 1}
 
@@ -210,9 +212,7 @@ def test_a_machine_is_bound_by_the_unit_or_channel_that_works_most(simulated):
     assert (totals.busiest_unit.name, round(totals.busiest_unit.share, 6)) == ("prediction_array", 0.85)
     assert totals.bound_by == "prediction array"
     machine = one.record.machine
-    narrow = type(one.record)(
-        type(machine)(machine.name, machine.model, 500.0, 512, 42.0, None, "", {}), {}, "native", one.record.trace, "event", one.record.runs
-    )
+    narrow = replace(one.record, machine=replace(machine, dram_bytes_per_cycle=42.0))
     assert machine_totals(narrow).bound_by == "DRAM"  # 40 bytes a cycle on a channel of 42
     assert machine_totals(narrow).bottleneck.share == pytest.approx(40 / 42)
 
@@ -226,3 +226,18 @@ def test_the_csv_of_a_figure_is_its_rows(make, simulated, measured):
     assert len(lines) == len(figure.rows) > 0
     for line, row in zip(lines, figure.rows, strict=True):
         assert line == {name: "" if (value := getattr(row, name)) is None else str(value) for name in line}
+
+
+def test_a_head_that_was_not_drawn_has_no_cell_and_the_map_is_drawn_all_the_same(tmp_path, simulated):
+    path = simulated("sample.json", layers=(0, 1), heads=4, sampled_of=4)
+    record = read_result(path)
+    other = replace(
+        record.runs[1],
+        sampled_kv_heads=(1, 3),
+        result=replace(record.runs[1].result, heads=tuple(replace(one, head=one.head + 2) for one in record.runs[1].result.heads)),
+    )
+    write_result(path, replace(record, runs=(record.runs[0], other)))
+    figure = density_map(load([path]))
+    assert [(row.layer, row.head) for row in figure.rows] == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (1, 4), (1, 5)]
+    figure.save_png(tmp_path / "map.png")
+    assert any("estimated from a sample of heads" in note for note in figure.notes)

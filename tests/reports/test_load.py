@@ -144,3 +144,53 @@ def test_the_same_layer_in_two_shapes_is_refused(simulated, measured):
 def test_two_results_of_one_machine_in_one_view_are_told_apart_by_their_files(simulated):
     comparison = load([simulated("slow.json", clock_mhz=250.0), simulated("fast.json"), simulated("shared.json", view="same mask")])
     assert [one.label for one in comparison.simulated] == ["dynax_s (slow)", "dynax_s (fast)", "dynax_s"]
+
+
+def test_prefill_and_decode_are_refused_side_by_side_and_both_files_are_named(simulated, measured):
+    decode = simulated("decode.json", decoded=(100, 101))
+    for prefill in (simulated("prefill.json"), measured("host.json")):
+        with pytest.raises(RecordError) as error:
+            load([decode, prefill])
+        sentence = one_sentence(error)
+        assert "decode.json" in sentence and prefill.name in sentence
+        assert (
+            "one is a decode of attention without its projections and the other a prefill" in sentence and "one report for each" in sentence
+        )
+
+
+def test_decodes_of_different_lengths_share_the_tokens_that_both_have(simulated):
+    long, short = simulated("long.json", decoded=(99, 100, 101)), simulated("short.json", machine="dynax_l", decoded=(100, 101))
+    comparison = load([long, short])
+    assert comparison.decoded_tokens == 2 and comparison.layers == (0, 1, 2)
+    assert comparison.left_out == ("long.json: 3 runs (one token through one layer each) left out, because not every file has the same.",)
+
+
+def test_a_sample_of_heads_stands_for_its_whole_layer(simulated):
+    sample = simulated("sample.json", heads=4, sampled_of=4)
+    assert load([sample]).simulated[0].record.cycles == 2 * 4 * 2000 * 33 // 10
+    with pytest.raises(RecordError, match=r"8 heads over 4, .* and 4 heads over 2"):
+        load([sample, simulated("whole.json", machine="dense", heads=4)])
+
+
+@pytest.mark.parametrize("edit", [{"sampled_kv_heads": [0]}, {"sampled_kv_heads": [0, 9]}, {"sampled_kv_heads": []}])
+def test_a_sample_that_is_none_of_the_layer_is_refused(simulated, edit):
+    path = simulated("sample.json", sampled_of=4)
+    body = json.loads(path.read_text())
+    body["runs"][1] |= edit
+    path.write_text(json.dumps(body))
+    with pytest.raises(RecordError, match="layer 1: its heads are no sample of 4 KV heads"):
+        load([path])
+
+
+def test_a_phase_that_is_none_is_refused(simulated):
+    with pytest.raises(RecordError, match="phase is both"):
+        load([edited(simulated("odd.json"), '"phase": "prefill"', '"phase": "both"')])
+
+
+def test_results_with_and_without_projections_never_stand_side_by_side(simulated):
+    phase = {"total_cycles": 1, "latency_ms": 0.1, "busy_cycles": {}, "stall_cycles": {}, "traffic": {}, "actions": {}, "useful_macs": 1}
+    projections = json.dumps({"input": phase, "output": phase})
+    without = simulated("without.json", machine="narrow")
+    with_them = edited(simulated("with.json", machine="wide"), '"projections": null', f'"projections": {projections}')
+    with pytest.raises(RecordError, match="prefill of attention without its projections and the other a prefill of attention with"):
+        load([without, with_them])

@@ -168,7 +168,7 @@ def edited(*keys: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("edit", "fact"),
     [
-        (edited("version", to=2), "version 2 of xmsim.trace is newer"),
+        (edited("version", to=3), "version 3 of xmsim.trace is newer"),
         (edited("format", to="xmsim.result"), "this is a xmsim.result file"),
         (edited("model", to=...), "model: field required"),
         (edited("model", "heads", to=0), "model.heads"),
@@ -235,3 +235,15 @@ def test_a_trace_of_version_1_is_read_as_the_day_it_was_written():
         layer.head(0, 3).k[5], [-1.296875, -1.0, 0.038818359375, 0.55859375, -1.0234375, 0.5234375, 0.50390625, 0.7890625]
     )
     assert trace.sha256 == "86457cf6b4ea065e9c7b47716b038df83a66b6f4811eaf91d5ba22c1bab629ad"
+
+
+def test_a_trace_of_version_2_is_read_as_the_day_it_was_written():
+    trace = open_trace(Path(__file__).parents[1] / "golden" / "trace_v2")
+    facts = trace.manifest.facts(1)
+    assert [(mask.method, mask.kept_pairs, mask.made.kernel) for mask in facts.masks] == [("xm_32", 68, "native"), ("topk", 96, "native")]
+    predicted = trace.find_mask(1, facts.masks[0].parameters)
+    assert predicted == facts.masks[0]
+    np.testing.assert_array_equal(trace.read_mask(1, predicted)[1, :, :4, 0], [[1, 2, 1, 2], [1, 2, 2, 2], [1, 2, 1, 1], [1, 2, 4, 8]])
+    weights = trace.read_weights(1)
+    assert {name: (bits.shape, bits.sum()) for name, bits in weights.items()} == {"layers.1.q": ((3, 70), 103), "layers.1.k": ((2, 5), 3)}
+    assert trace.sha256 == "661d7d5bbad72ea25fe87784fed1d9d7e369f292b355f687489d27d1b15c704e"

@@ -63,3 +63,10 @@ def test_a_mask_that_fits_no_model_is_refused(keep, options, message):
 def test_padding_bits_that_are_set_are_refused():
     with pytest.raises(ValueError, match="padding"):
         AttentionWorkload.from_packed(np.full((1, 1, 1), 2**64 - 1, np.uint64), keys=5, head_dim=8, causal=False)
+
+
+@pytest.mark.parametrize("options", [{"causal": False}, {"causal": True}, {"causal": True, "window": 5}])
+@pytest.mark.parametrize(("queries", "keys"), [(9, 9), (1, 70), (40, 130)])
+def test_allowed_pairs_are_those_of_the_allowed_mask(queries, keys, options):
+    workload = AttentionWorkload.from_keep(np.zeros((1, queries, keys), bool), head_dim=8, **options)
+    assert workload.allowed_pairs() == workload.allowed().sum()

@@ -197,7 +197,7 @@ def test_a_name_or_a_path_may_say_how_scores_are_predicted(tmp_path: Path) -> No
 
 def test_a_layer_that_a_method_cannot_serve_is_one_sentence() -> None:
     layer = layer_with(BIASES["causal"])
-    with pytest.raises(XmsimError, match=r"^method xm on layer 3, window 0, head 0: group: 3 must divide the head dimension, 16$"):
+    with pytest.raises(XmsimError, match=r"^method xm on layer 3, window 0(, head 0)?: group: 3 must divide the head dimension, 16$"):
         load_method("xm", prediction={"group": 3, "bits": 4}).keep(layer, 0)
     layer.q[1, 2, 5, 5] = np.nan
     with pytest.raises(XmsimError, match=r"^method nm on layer 3, window 1, head 2: scores: NaN"):
@@ -270,3 +270,22 @@ def test_a_machines_file_names_a_method_and_overrides_it(tmp_path: Path) -> None
     with pytest.raises(ConfigError) as caught:
         read_config(path, MachineConfig)
     assert str(caught.value) == f"{path}:2:1: method: method xm_32 with its overrides: predict: unknown key; did you mean prediction?"
+
+
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("name", ["xm", "xm_causal", "nm", "sanger", "topk", "salo", "xm_shared_sum"])
+def test_on_predicted_scores_compiled_kernels_and_the_judge_keep_the_same_pairs(
+    name: str, bias: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = layer_with(BIASES[bias])
+    asked = [{}, {"heads": [3, 0, 1]}, {"heads": [1, 0, 3, 2]}, {"queries": range(70, 129)}]
+    for scale_per in ("layer", "head"):
+        method = load_method(name, prediction={"group": 2, "bits": 4, "scale_per": scale_per})
+        native = [method.keep(layer, window, **part) for window in (0, 1) for part in asked]
+        last = [method.keep_last(layer, window) for window in (0, 1)] if scale_per == "layer" else []
+        with monkeypatch.context() as patch:
+            patch.setattr("xmsim.workloads.methods.library", lambda: None)
+            judged = [method.keep(layer, window, **part) for window in (0, 1) for part in asked]
+            last_judged = [method.keep_last(layer, window) for window in (0, 1)] if scale_per == "layer" else []
+        for ours, expected in zip([*native, *last], [*judged, *last_judged], strict=True):
+            np.testing.assert_array_equal(ours, expected)

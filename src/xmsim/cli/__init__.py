@@ -53,9 +53,7 @@ def _app() -> typer.Typer:
     trace.command(epilog="Example:  xmsim trace info xm-tiny-trace")(_answering(info))
     trace.callback()(lambda: None)  # keeps `info` a word of its own
     app.add_typer(trace, name="trace")
-    app.command(epilog="Example:  xmsim simulate xm-tiny-trace --machine dynax_s --machine dense_causal --out results")(
-        _answering(simulate)
-    )
+    app.command(epilog="Example:  xmsim simulate dynax_s dense_causal --trace xm-tiny-trace --out results")(_answering(simulate))
     app.command(epilog="Example:  xmsim measure xm-tiny-trace --method xm --out results/cpu.json")(_answering(measure))
     app.command(epilog="Example:  xmsim evaluate xm-tiny --length 512 --windows 2 --method xm --method nm --out evaluation")(
         _answering(evaluate)

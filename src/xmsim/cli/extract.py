@@ -18,8 +18,11 @@ def extract(
     heads: Annotated[str | None, typer.Option(help="Query heads to store, e.g. 0,2; equally many of each KV head; all by default.")] = None,
     dtype: Annotated[str, typer.Option(help="Format of the stored numbers: float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, or cuda.")] = "cpu",
+    masks: Annotated[str | None, typer.Option(help="Methods whose masks to store besides, e.g. xm,nm,sanger,topk,salo:1_4_6bit.")] = None,
+    weights: Annotated[bool, typer.Option("--weights", help="Store besides which weights of the linear layers are not zero.")] = False,
 ) -> None:
     """Run a model over a text once and store Q, K and V of its layers: what decides its attention's sparsity."""
+    from xmsim.cli.derived import derived_lines
     from xmsim.cli.progress import progress_bar
     from xmsim.cli.selection import parse_numbers
     from xmsim.workloads.extract import extract_trace
@@ -37,6 +40,8 @@ def extract(
             heads=chosen_heads,
             storage=dtype,
             device=device,
+            masks=masks.split(",") if masks else (),
+            weights=weights,
             progress=progress,
         )
     manifest = trace.manifest
@@ -45,3 +50,5 @@ def extract(
         f"{manifest.model.name}  {len(trace.layers)} layers  {len(manifest.head_ids)} heads on {len(manifest.kv_head_ids)} KV heads  "
         f"{trace.windows} × {manifest.tokens} tokens  {manifest.dtype}  {megabytes:.1f} MB  {out}"
     )
+    for line in derived_lines(manifest):
+        typer.echo(line)

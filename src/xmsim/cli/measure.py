@@ -1,11 +1,14 @@
-"""xmsim measure: dense and sparse attention on this host, on a trace's own tensors."""
+"""xmsim measure: attention on a trace's own tensors, or a model that generates, timed on this host."""
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from xmsim.configs.errors import XmsimError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -14,15 +17,80 @@ if TYPE_CHECKING:
 
 
 def measure(
-    trace: Annotated[Path, typer.Argument(help="Folder that xmsim extract wrote.")],
-    method: Annotated[str, typer.Option(help="Sparsity method: a shipped name or a YAML file.")] = "xm",
-    layers: Annotated[str | None, typer.Option(help="Layers to measure, e.g. 0-3,5; all by default.")] = None,
-    window: Annotated[int, typer.Option(help="Window of the text.")] = 0,
+    trace: Annotated[Path | None, typer.Argument(help="Folder that xmsim extract wrote: times its attention.")] = None,
+    method: Annotated[str, typer.Option(help="With a trace: the sparsity method, a shipped name or a YAML file.")] = "xm",
+    layers: Annotated[str | None, typer.Option(help="With a trace: layers to measure, e.g. 0-3,5; all by default.")] = None,
+    window: Annotated[int, typer.Option(help="With a trace: window of the text.")] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="With a trace: cpu, or cuda for both; the GPU too if there is one, by default.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Times a model that generates: as for extract.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Times a model of this shape, weights random: shipped name or YAML file.")] = None,
+    kernel: Annotated[
+        list[str] | None, typer.Option(help="Linear layers beside torch's: packed, bitmap, bitmap_int8; the first two by default.")
+    ] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Share of each weight matrix pruned by magnitude; none by default.")] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Names of layers to exchange, with *; all by default, but lm_head only if named.")
+    ] = None,
+    attn: Annotated[str, typer.Option(help="Attention: sdpa, eager, flash_attention_2, or a sparsity method.")] = "sdpa",
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
+    input_tokens: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens decoded after the first.")] = 32,
+    warmup: Annotated[int, typer.Option(help="Rounds that are not counted.")] = 1,
+    repeat: Annotated[int, typer.Option(help="Rounds that are; every kernel takes its turn in each.")] = 5,
+    save_per_iter: Annotated[bool, typer.Option("--save-per-iter", help="Keep the time of every token in the file.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="A table of the longest operators of one generation.")] = False,
+    allow_dense: Annotated[bool, typer.Option("--allow-dense", help="Go on without compiled kernels, on torch's dense product.")] = False,
+    experiments: Annotated[Path | None, typer.Option(help="A table of runs (CSV); those that have a result already are left out.")] = None,
+    write_experiments: Annotated[Path | None, typer.Option(help="Write a table to start from, and stop.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of every operation; all cores by default.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, or cuda for both; the GPU too if there is one, by default.")] = None,
-    out: Annotated[Path, typer.Option(help="The measurement file.")] = Path("measured.json"),
+    out: Annotated[Path | None, typer.Option(help="The measurement file; a folder with --experiments.")] = None,
 ) -> None:
-    """Time dense attention, the making of the mask and sparse attention here; each result is checked before it is timed."""
+    """Time dense and sparse attention on a trace's tensors, or a model that generates on dense and sparse linear layers.
+
+    Each result is checked before it is timed.
+    """
+    if write_experiments is not None:
+        from xmsim.workloads.experiments import write_example
+
+        write_example(write_experiments)
+        typer.echo(f"wrote {write_experiments}")
+        return
+    if sum(given is not None for given in (trace, model, shape, experiments)) != 1:
+        raise XmsimError("give one thing to measure: a trace folder, --model, --shape or --experiments")
+    if trace is not None:
+        _measure_trace(trace, method, layers, window, threads, device, out or Path("measured.json"))
+        return
+    from xmsim.cli.measure_generation import measure_one, measure_table
+    from xmsim.workloads.measure_generation import GenerationPlan, kernels_of
+
+    plan = GenerationPlan(
+        model=model,
+        shape=shape,
+        kernels=kernels_of(kernel or ("packed", "bitmap")),
+        sparsity=sparsity,
+        include=tuple(include) if include else None,
+        attention=attn,
+        dtype=dtype,
+        batch=batch,
+        input_tokens=input_tokens,
+        new_tokens=max_new_tokens,
+        warmup=warmup,
+        repeat=repeat,
+        threads=threads,
+        save_per_token=save_per_iter,
+        allow_dense=allow_dense,
+        profile=profile,
+    )
+    if experiments is not None:
+        measure_table(experiments, out or Path(f"measured-{date.today().isoformat()}"), plan)
+    else:
+        measure_one(plan, out or Path("generation.json"))
+
+
+def _measure_trace(trace: Path, method: str, layers: str | None, window: int, threads: int | None, device: str | None, out: Path) -> None:
     from xmsim.cli.progress import progress_bar
     from xmsim.cli.selection import parse_selection
     from xmsim.cli.tables import table_console

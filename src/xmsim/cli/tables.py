@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from xmsim.sim.result import CauseCycles, HeadResult, LayerRun, SimResult, SimulationRecord
+from xmsim.sim.result import DECODE, CauseCycles, HeadResult, LayerRun, PhaseResult, SimResult, SimulationRecord
 
 WIDTH = 140  # columns, where the output is no terminal and so has no width of its own
 
@@ -21,11 +22,43 @@ def table_console() -> Console:
     return console if console.is_terminal else Console(width=WIDTH)
 
 
+def detail_tables(record: SimulationRecord) -> list[Table]:
+    """All there is to say about one machine: by layer and head, or in decode by token."""
+    return [tokens_table(record)] if record.phase == DECODE else [cycles_table(record), units_table(record)]
+
+
+def machine_line(record: SimulationRecord, path: Path) -> str:
+    """`dynax_s  1843200 cycles  3.686 ms  results/dynax_s.json`, the interval where heads were sampled."""
+    total = f"{record.milliseconds(record.cycles):.3f} ms"
+    if record.sampling:
+        total += f" ± {record.milliseconds(record.estimate.half_width):.3f} (95 %)"
+    per_token = f"  {_token_ms(record)} ms/token (median)" if record.phase == DECODE else ""
+    remark = f"  not native: {_mask_remark(record)}" if _mask_remark(record) else ""
+    return f"{record.machine.name}  {record.cycles} cycles  {total}{per_token}{remark}  {path}"
+
+
+def tokens_table(record: SimulationRecord) -> Table:
+    """One row per decoded token, all layers."""
+    steps: dict[tuple[int, int], list[LayerRun]] = {}
+    for run in record.runs:
+        steps.setdefault((run.window, run.key_tokens), []).append(run)
+    table = Table(title=f"{_title(record)}, by decoded token, all layers", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in ("window", "keys", "cycles", "ms", "density", "DRAM kB"):
+        table.add_column(name, justify="right")
+    for (window, keys), runs in sorted(steps.items()):
+        cycles = sum(run.cycles for run in runs)
+        density = fmean(run.result.densities.density for run in runs)
+        table.add_row(
+            str(window), str(keys), str(cycles), f"{record.milliseconds(cycles):.4f}", f"{density:.4f}", f"{_kilobytes(runs):.1f}"
+        )
+    return table
+
+
 def cycles_table(record: SimulationRecord) -> Table:
     """One row per layer and head: cycles, time, density, bytes, and what its jobs waited for."""
     causes = sorted({cause for run in record.runs for cause in _by_cause(run.result.stalls)})
     table = _table(
-        f"{record.machine.name}, method {record.method['name']}, view {record.view}, simulated at {record.machine.clock_mhz:g} MHz",
+        _title(record),
         ["cycles", "ms", "density", "DRAM kB", *(f"stalled: {cause.replace('_', ' ')}" for cause in causes)],
     )
     _add_rows(table, record, lambda run, part: [*_numbers(part), *(str(_by_cause(part.stalls)[cause]) for cause in causes)])
@@ -41,29 +74,63 @@ def units_table(record: SimulationRecord) -> Table:
 
 
 def machines_table(records: Sequence[SimulationRecord]) -> Table:
-    """One row per machine: what it served, how long all layers took, and its busiest unit."""
+    """One row per machine: what it served, how long all layers took, its busiest unit, and where its mask was not its own."""
     layers, windows = (len({getattr(run, name) for run in records[0].runs}) for name in ("layer", "window"))
-    title = f"{records[0].trace['model']}, {layers} layers × {windows} windows, simulated"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
-    for name, justify in (("machine", "left"), ("method", "left"), ("view", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for name in ("MHz", "cycles", "ms", "density", "DRAM kB", "busiest unit, %"):
+    decodes = records[0].phase == DECODE
+    tokens = len(records[0].runs) // (layers * windows)
+    work = f"{layers} layers × {windows} windows{f', {tokens} tokens decoded' if decodes else ''}"
+    table = Table(title=f"{records[0].trace['model']}, {work}, simulated", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in ("machine", "method", "view"):
+        table.add_column(name)
+    numbers = ["MHz", "cycles", "ms", *(["ms/token, median"] if decodes else []), "density", "DRAM kB", "busiest unit, %"]
+    remarks = [_mask_remark(record) for record in records]
+    for name in numbers + (["mask not native"] if any(remarks) else []):
         table.add_column(name, justify="right")
-    for record in records:
+    for record, remark in zip(records, remarks, strict=True):
+        total_ms = f"{record.milliseconds(record.cycles):.4f}"
+        if record.sampling:
+            total_ms += f" ± {record.milliseconds(record.estimate.half_width):.4f} (95 %)"
         results = [run.result for run in record.runs]
-        kilobytes = sum(sum(channel.values()) for result in results for channel in result.traffic.values()) / 1e3
         table.add_row(
             record.machine.name,
             record.method["name"],
             record.view,
             f"{record.machine.clock_mhz:g}",
             str(record.cycles),
-            f"{record.milliseconds(record.cycles):.4f}",
+            total_ms,
+            *([_token_ms(record)] if decodes else []),
             f"{fmean(result.densities.density for result in results):.4f}",
-            f"{kilobytes:.1f}",
+            f"{_kilobytes(record.runs):.1f}",
             _busiest_unit(results),
+            *([remark] if any(remarks) else []),
         )
     return table
+
+
+def _mask_remark(record: SimulationRecord) -> str:
+    """How far the masks were not those the machine is built for; empty where they were."""
+    metrics = [run.result.metrics for run in record.runs]
+    remarks = []
+    if (coverage := min(one.get("coverage", 1.0) for one in metrics)) < 1:
+        remarks.append(f"coverage from {coverage:.2f}")
+    if overfull := sum(one.get("overfull_blocks", 0) for one in metrics):
+        remarks.append(f"{overfull:.0f} overfull blocks")
+    return ", ".join(remarks)
+
+
+def _title(record: SimulationRecord) -> str:
+    projections = ", projections included" if any(run.result.projections for run in record.runs) else ""
+    method = f"method {record.method['name']}, view {record.view}"
+    return f"{record.machine.name}, {method}{projections}, simulated at {record.machine.clock_mhz:g} MHz"
+
+
+def _token_ms(record: SimulationRecord) -> str:
+    return f"{record.milliseconds(record.median_token_cycles):.4f}"
+
+
+def _kilobytes(runs: Sequence[LayerRun]) -> float:
+    """Bytes of all channels; an estimate where heads were sampled."""
+    return sum(run.expansion * sum(sum(channel.values()) for channel in run.result.traffic.values()) for run in runs) / 1e3
 
 
 def _busiest_unit(results: Sequence[SimResult]) -> str:
@@ -81,18 +148,21 @@ def _table(title: str, columns: list[str]) -> Table:
     return table
 
 
-def _add_rows(table: Table, record: SimulationRecord, cells: Callable[[LayerRun, HeadResult | SimResult], list[str]]) -> None:
+def _add_rows(table: Table, record: SimulationRecord, cells: Callable[[LayerRun, HeadResult | PhaseResult | SimResult], list[str]]) -> None:
     several_windows = any(run.window for run in record.runs)
     for run in record.runs:
         label = f"{run.layer}, window {run.window}" if several_windows else str(run.layer)
         for head in run.result.heads:
             table.add_row(label, str(head.head), *cells(run, head))
-        table.add_row(label, "all", *cells(run, run.result), style="bold", end_section=True)
+        for name, phase in run.result.projection_phases():
+            table.add_row(label, name, *cells(run, phase))
+        table.add_row(label, "all" if run.sampled_kv_heads is None else "these", *cells(run, run.result), style="bold", end_section=True)
 
 
-def _numbers(part: HeadResult | SimResult) -> list[str]:
+def _numbers(part: HeadResult | PhaseResult | SimResult) -> list[str]:
     kilobytes = sum(sum(channel.values()) for channel in part.traffic.values()) / 1e3
-    return [str(part.cycles), f"{part.latency_ms:.4f}", f"{part.densities.density:.4f}", f"{kilobytes:.1f}"]
+    density = "" if isinstance(part, PhaseResult) else f"{part.densities.density:.4f}"
+    return [str(part.cycles), f"{part.latency_ms:.4f}", density, f"{kilobytes:.1f}"]
 
 
 def _utilisation(layer: SimResult, unit: str, busy_cycles: int) -> str:

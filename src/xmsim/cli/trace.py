@@ -21,6 +21,7 @@ def info(
     method: Annotated[list[str] | None, typer.Option(help="Shipped name or YAML file of a method; every shipped one by default.")] = None,
 ) -> None:
     """Print a trace's shapes, where its heads look and, for each method, densities and block statistics of every layer."""
+    from xmsim.cli.derived import derived_lines
     from xmsim.cli.progress import progress_bar
     from xmsim.cli.tables import table_console
     from xmsim.traces.store import open_trace
@@ -34,6 +35,8 @@ def info(
     console.print(_layers_table(opened))
     shapes = opened.manifest.shapes()
     typer.echo(f"q is [windows, heads, tokens, head_dim] {list(shapes['q'])}, k and v are {list(shapes['k'])}")
+    for line in derived_lines(opened.manifest):
+        typer.echo(line)
     found: dict[str, list[MaskStatistics]] = {each.name: [] for each in methods}
     profiles: list[tuple[HeadProfile, ...]] = []
     long_enough = opened.manifest.valid_tokens[0] >= FEWEST_TOKENS

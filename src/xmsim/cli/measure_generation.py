@@ -1,0 +1,126 @@
+"""The tables of xmsim measure for a model that generates text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from xmsim.workloads.generation_record import GenerationRecord, Ratio
+    from xmsim.workloads.measure_generation import GenerationPlan
+
+
+def measure_one(plan: GenerationPlan, out: Path) -> None:
+    """Measure a plan, print its tables and write its file."""
+    from xmsim.cli.tables import table_console
+    from xmsim.workloads.generation_record import write_generation
+
+    record = measured(plan)
+    write_generation(out, record)
+    console = table_console()
+    for table in record_tables(record):
+        console.print(table)
+    console.print(f"wrote {out}", highlight=False)
+
+
+def measure_table(path: Path, folder: Path, base: GenerationPlan) -> None:
+    """Measure the rows of an experiments table that have no result yet, and print one line for each."""
+    from xmsim.cli.tables import table_console
+    from xmsim.workloads.experiments import read_experiments, run_experiments
+
+    console = table_console()
+    for experiment, result, record in run_experiments(read_experiments(path), folder, base, measured):
+        run = record.generations[-1]
+        speedup = f", {ratio_text(run.speedup['torch'])} over torch" if "torch" in run.speedup else ""
+        name = f"{experiment.model} {experiment.kernel} sparsity {experiment.sparsity:g} batch {experiment.batch}"
+        tpot = f"TPOT {run.p50_ms:.2f} ms{speedup}"
+        console.print(f"{name} context {experiment.context} {experiment.dtype}  {tpot}  {result}", highlight=False)
+
+
+def measured(plan: GenerationPlan) -> GenerationRecord:
+    """Measure with a progress bar, this process's threads bound to cores."""
+    from xmsim.cli.progress import progress_bar
+    from xmsim.reference.kernels import native
+    from xmsim.workloads.host import available_cores
+    from xmsim.workloads.measure_generation import measure_generation
+
+    native.default_threads()  # torch's threads, which are the ones to bind
+    native.pin_threads(plan.threads or available_cores())
+    with progress_bar("measure", "steps") as progress:
+        return measure_generation(plan, lambda what, done, steps: progress(done, steps))
+
+
+def record_tables(record: GenerationRecord) -> list[Table]:
+    """Linear layers, generation, and the profile if there is one."""
+    tables = [generation_table(record)]
+    if record.linears:
+        tables.insert(0, linear_table(record))
+    if record.profiles:
+        tables.append(profile_table(record))
+    return tables
+
+
+def linear_table(record: GenerationRecord) -> Table:
+    """One row per shape and kernel."""
+    table = _table(record, "linear layers", ("shape", "kernel", "weights", "median [q1–q3] ms", "n", "over torch", "over packed"))
+    for run in record.linears:
+        timing = run.timing
+        table.add_row(
+            f"{run.in_features} → {run.out_features}",
+            run.kernel,
+            f"{run.weight_bytes / 1e6:.2f} MB",
+            f"{timing.median_ms:.3f} [{timing.first_quartile_ms:.3f}–{timing.third_quartile_ms:.3f}]",
+            str(timing.n),
+            *(ratio_text(run.speedup[other]) if other in run.speedup else "" for other in ("torch", "packed")),
+        )
+    return table
+
+
+def generation_table(record: GenerationRecord) -> Table:
+    """One row per kernel: prefill and decode of the whole model."""
+    sizes = f"{record.conditions['input_tokens']} tokens in, {record.conditions['new_tokens']} out, batch {record.conditions['batch']}"
+    headings = ("kernel", "attention", "weights", "TTFT ms", "TPOT p50 ms", "p99", "n", "over torch", "over packed")
+    table = _table(record, sizes, headings)
+    for run in record.generations:
+        table.add_row(
+            run.kernel,
+            run.attention,
+            f"{run.weight_bytes / 1e6:.0f} MB",
+            f"{run.time_to_first_token.median_ms:.1f}",
+            f"{run.p50_ms:.2f}",
+            f"{run.p99_ms:.2f}",
+            str(run.time_per_output_token.n),
+            *(ratio_text(run.speedup[other]) if other in run.speedup else "" for other in ("torch", "packed")),
+        )
+    return table
+
+
+def profile_table(record: GenerationRecord) -> Table:
+    """The longest operators of one generation on each kernel."""
+    table = _table(record, "one generation, profiled", ("kernel", "operator", "calls", "self ms", "share"))
+    for kernel, rows in record.profiles.items():
+        for row in rows:
+            table.add_row(kernel, row.operator, str(row.calls), f"{row.self_ms:.2f}", f"{100 * row.share:.1f} %")
+    return table
+
+
+def ratio_text(ratio: Ratio) -> str:
+    """A speedup with its quartiles."""
+    return f"{ratio.median:.2f}× [{ratio.first_quartile:.2f}–{ratio.third_quartile:.2f}]"
+
+
+def _table(record: GenerationRecord, what: str, headings: tuple[str, ...]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    model, conditions = record.model, record.conditions
+    sparsity = "" if conditions["sparsity"] is None else f", sparsity {conditions['sparsity']:g}"
+    weights = ", random weights" if model["weights"] == "random" else ""
+    title = f"{model['name']}{weights}, {conditions['dtype']}{sparsity}: {what}"
+    table = Table(title=f"{title} (measured: {record.host.cpu}, {conditions['threads']} threads)", box=None, padding=(0, 1, 0, 0))
+    for heading in headings:
+        text = heading in ("kernel", "attention", "operator", "shape")
+        table.add_column(escape(heading), justify="left" if text else "right")
+    return table
