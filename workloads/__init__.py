@@ -15,8 +15,9 @@ _HOME = {
     "extract_trace": "xmsim.workloads.extract",
     "attach": "xmsim.workloads.attachment",
     "detach": "xmsim.workloads.attachment",
+    "sparsify": "xmsim.workloads.linear_exchange",
 }
-__all__ = ["AttentionWorkload", "attach", "detach", "extract_trace", "load_model"]
+__all__ = ["AttentionWorkload", "attach", "detach", "extract_trace", "load_model", "sparsify"]
 
 
 def __getattr__(name: str) -> Any:

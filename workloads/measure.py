@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from xmsim.configs.errors import XmsimError
+from xmsim.reference.kernels.attention import sparse_attention
 from xmsim.reference.kernels.cpu_attention import gather_attention, kept_pairs
+from xmsim.reference.kernels.native import offered_isa
 from xmsim.reference.kernels.torch_attention import GatherAttention
+from xmsim.traces.bits import pack
 from xmsim.traces.store import LayerTrace, Trace
 from xmsim.workloads.accuracy import AttentionProblem, check_attention
 from xmsim.workloads.dense_attention import DenseAttention, DenseKernel, fastest_dense_kernel
 from xmsim.workloads.host import available_cores, describe_host
 from xmsim.workloads.measurement import MeasuredRun, MeasurementRecord
 from xmsim.workloads.methods import Method
+from xmsim.workloads.threads import thread_limit
 from xmsim.workloads.timing import time_calls
 
 Progress = Callable[[int, int], None]  # (layers done, layers in all)
@@ -41,8 +44,8 @@ def measure_trace(
     """Time dense attention, the making of the method's mask, and sparse attention with it; all stored heads of a layer at once.
 
     Dense attention is PyTorch's, in the backend and number format that a trial on the first layer finds fastest. Every
-    output is checked against a float64 reference before it is timed. Nothing but the attention itself, or the mask with the
-    lists of its kept keys, is in a time: tensors lie ready in the kernel's number format.
+    output is checked against a float64 reference before it is timed. Nothing but the attention itself, or the mask in the form
+    that the attention takes, is in a time: tensors lie ready in the kernel's number format.
 
     Args:
         layers: of the model, among those stored; None: all.
@@ -63,7 +66,7 @@ def measure_trace(
     gpus = [name for name in devices if name != "cpu"]
     runs: list[MeasuredRun] = []
     kernels: list[DenseKernel] = []
-    with _thread_limit(threads):
+    with thread_limit(threads):
         for done, number in enumerate(chosen):
             layer = trace.read_layer(number)
             kernels = kernels or [fastest_dense_kernel(layer, window, name) for name in devices]
@@ -104,28 +107,56 @@ def _sparse_runs(layer: LayerTrace, window: int, method: Method, keep: np.ndarra
     q, k, v = (x[window, :, :tokens].copy() for x in (layer.q, layer.k, layer.v))
     slopes = None if layer.bias.slopes is None else np.array(layer.bias.slopes, np.float32)
     pairs = kept_pairs(keep)
-    attention = partial(gather_attention, q, k, v, pairs, scale=layer.scale, slopes=slopes)
+    isa = offered_isa()
+    if isa is None:
+        attention, backend = partial(gather_attention, q, k, v, pairs, scale=layer.scale, slopes=slopes), "numba gather"
+    else:
+        attention = partial(sparse_attention, q, k, v, pack(keep), scale=layer.scale, slopes=slopes, threads=threads)
+        backend = f"native, {isa}"
     q_tensor, k_tensor, v_tensor = (torch.from_numpy(x) for x in (q, k, v))
     problem = AttentionProblem(q_tensor, k_tensor, v_tensor, keep, layer.scale, _position_bias(layer, window))
-    checked = check_attention(torch.from_numpy(attention()), problem, f"layer {layer.layer}: sparse attention, numba gather, float32")
+    checked = check_attention(torch.from_numpy(attention()), problem, f"layer {layer.layer}: sparse attention, {backend}, float32")
     allowed = np.count_nonzero(layer.bias.allowed(tokens)) * len(q)
     run = partial(_run_of(layer, window, threads), device="cpu", method=method.name, dtype="float32", density=len(pairs.keys) / allowed)
+    make_mask, mask_backend = _mask_maker(layer, window, method, keep, threads)
     return [
         run(
             operation="mask",
-            backend="numpy + numba",
-            timing=time_calls(lambda: kept_pairs(method.keep(layer, window)), repeats=repeats),
+            backend=mask_backend,
+            timing=time_calls(make_mask, repeats=repeats),
             max_error=None,
             allowed_error=None,
         ),
         run(
             operation="sparse attention",
-            backend="numba gather",
+            backend=backend,
             timing=time_calls(attention, repeats=repeats),
             max_error=checked.max_error,
             allowed_error=checked.allowed_error,
         ),
     ]
+
+
+def _mask_maker(layer: LayerTrace, window: int, method: Method, keep: np.ndarray, threads: int) -> tuple[Callable[[], Any], str]:
+    """What makes the mask from q and k in the form that the attention takes, and its name.
+
+    The compiled kernels make packed words where they serve the method, numba makes lists of kept keys elsewhere.
+
+    Raises:
+        XmsimError: a kernel's mask is not that of the reference.
+    """
+    make = partial(method.mask, layer, window, threads=threads)
+    mask = make()
+    if mask is None or mask.isa is None:
+        return lambda: kept_pairs(method.keep(layer, window)), "numpy + numba"
+    differing = np.count_nonzero(mask.keep() != keep)
+    rounding = 0 if method.prediction else 8 + np.count_nonzero(keep) // 1000  # exact scores are added up in another order
+    if differing > rounding:
+        raise XmsimError(
+            f"layer {layer.layer}: mask {method.name}, native {mask.isa}: {differing} pairs are not those of the reference; "
+            "this kernel cannot be trusted on this host, please report it"
+        )
+    return make, f"native, {mask.isa}"
 
 
 def torch_sparse_run(
@@ -196,22 +227,3 @@ def _devices(device: str | None) -> tuple[str, ...]:
     if not torch.cuda.is_available():
         raise XmsimError("device cuda: PyTorch sees no GPU on this host; leave the device out to measure on the CPU")
     return ("cpu", "cuda")
-
-
-@contextmanager
-def _thread_limit(threads: int) -> Iterator[None]:
-    """Let torch and numba use so many threads, and put back what was set before."""
-    import numba
-    import torch
-
-    most = min(available_cores(), numba.config.NUMBA_NUM_THREADS)
-    if not 1 <= threads <= most:
-        raise XmsimError(f"threads: {threads} is not possible here; choose 1 to {most}")
-    before = torch.get_num_threads(), numba.get_num_threads()
-    torch.set_num_threads(threads)
-    numba.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        numba.set_num_threads(before[1])

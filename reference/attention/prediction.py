@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -65,23 +67,53 @@ def predict_integer_scores(
     Source: coralabo/DynaX, models/utils/quant_utils.py, modes 1_2_4bit and 1_4_6bit; Sanger is group 1.
     """
     sharing = heads_per_kv_head(q, k)
-    heads, kv_heads, dim = q.shape[-3], k.shape[-3], q.shape[-1]  # type: ignore[attr-defined]
+    arithmetic: Any = torch_integers if is_tensor(q) else numpy_integers
+    with plain_arithmetic(q):
+        q_values, k_values = arithmetic.as_float32(q), arithmetic.as_float32(k)
+        found = (arithmetic.largest_magnitude(values) for values in (q_values, k_values))
+        by = quantisation(q.shape, k.shape, *found, group=group, bits=bits, scale=scale, q_max=q_max, k_max=k_max)  # type: ignore[attr-defined]
+        q_int = arithmetic.quantise(arithmetic.prune(q_values, group), by.q_top, by.q_steps)
+        k_int = arithmetic.quantise(k_values, by.k_top, by.k_steps)
+        scores = arithmetic.multiply(q_int, k_int, sharing, wide=q.shape[-1] * by.largest**2 >= 2**24)  # type: ignore[attr-defined]
+    return q_int, k_int, scores, same_kind(by.factor, q) if by.factor.ndim else float(by.factor)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantisation:
+    """Where operands are clamped and by what they are multiplied to become integers; float32 [], or one a head."""
+
+    largest: int  # integer
+    q_top: np.ndarray
+    k_top: np.ndarray
+    q_steps: np.ndarray  # integers per unit
+    k_steps: np.ndarray
+    factor: np.ndarray  # float64 [] or [heads]; predicted score = integer score × factor
+
+
+def quantisation(
+    q_shape: Sequence[int],
+    k_shape: Sequence[int],
+    q_found: np.float32,
+    k_found: np.float32,
+    *,
+    group: int,
+    bits: int,
+    scale: float,
+    q_max: Any = None,
+    k_max: Any = None,
+) -> Quantisation:
+    """How operands of these shapes, whose largest magnitudes were found to be these, are quantised; else as `predict_integer_scores`."""
+    heads, kv_heads, dim = q_shape[-3], k_shape[-3], q_shape[-1]
     if not 2 <= bits <= 8:
         raise ValueError(f"bits: {bits} must be between 2 and 8")
     if group < 1 or dim % group:
         raise ValueError(f"group: {group} must divide the head dimension, {dim}")
     largest = 2 ** (bits - 1) - 1
-    arithmetic: Any = torch_integers if is_tensor(q) else numpy_integers
-    with plain_arithmetic(q):
-        q_values, k_values = arithmetic.as_float32(q), arithmetic.as_float32(k)
-        q_top = _magnitude("q", arithmetic.largest_magnitude(q_values), q_max, heads)
-        k_top = _magnitude("k", arithmetic.largest_magnitude(k_values), k_max, kv_heads)
-        q_steps, k_steps = _steps(q_top, largest), _steps(k_top, largest)
-        q_int = arithmetic.quantise(arithmetic.prune(q_values, group), q_top, q_steps)
-        k_int = arithmetic.quantise(k_values, k_top, k_steps)
-        scores = arithmetic.multiply(q_int, k_int, sharing, wide=dim * largest**2 >= 2**24)
-    factor = scale / (q_steps.astype(np.float64) * (k_steps.repeat(sharing) if k_steps.ndim else k_steps).astype(np.float64))
-    return q_int, k_int, scores, same_kind(factor, q) if factor.ndim else float(factor)
+    q_top, k_top = _magnitude("q", q_found, q_max, heads), _magnitude("k", k_found, k_max, kv_heads)
+    q_steps, k_steps = _steps(q_top, largest), _steps(k_top, largest)
+    each_k = k_steps.repeat(heads // kv_heads) if k_steps.ndim else k_steps
+    factor = scale / (q_steps.astype(np.float64) * each_k.astype(np.float64))
+    return Quantisation(largest, q_top, k_top, q_steps, k_steps, np.asarray(factor))
 
 
 def _magnitude(name: str, found: np.float32, given: Any, heads: int) -> np.ndarray:

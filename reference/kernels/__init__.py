@@ -1,1 +1,23 @@
-"""Kernels that are timed: sparse attention on this machine's processor."""
+"""Kernels that are timed: linear layers and sparse attention on this machine's processor."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "dense_linear": "linear",
+    "sparse_linear": "linear",
+    "DenseLinear": "linear_modules",
+    "SparseLinear": "linear_modules",
+    "Int8SparseLinear": "linear_modules",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name's module when it is asked for: the modules with layers need torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Sparse attention on the CPU: only kept pairs are computed, rows in parallel, channels in vector registers.
+"""Sparse attention on the CPU where the compiled kernels are missing: only kept pairs are computed, rows in parallel (numba).
 
 Imports only numpy and numba.
 """

@@ -49,10 +49,15 @@ def kernel(name: str, returns: Any, *arguments: Any) -> Callable[..., Any] | Non
     """The C function of this name with these ctypes types (None returns nothing); None without compiled kernels.
 
     Nothing is checked on the other side: whoever calls has looked at shapes, types, contiguity and sizes before.
+
+    Raises:
+        RuntimeError: the compiled kernels are older than this code.
     """
     loaded = library()
     if loaded is None:
         return None
+    if not hasattr(loaded, name):
+        raise RuntimeError(f"the compiled CPU kernels have no {name}: they are older than xmsim's Python code; install xmsim again")
     function: Callable[..., Any] = getattr(loaded, name)
     function.restype, function.argtypes = returns, arguments  # type: ignore[attr-defined]
     return function

@@ -56,6 +56,12 @@ def test_without_the_library_kernels_are_absent_and_one_line_says_so():
 
 
 @compiled
+def test_a_library_older_than_the_code_is_one_sentence():
+    with pytest.raises(RuntimeError, match="have no xm_tomorrow: they are older than xmsim's Python code; install xmsim again"):
+        native.kernel("xm_tomorrow", None)
+
+
+@compiled
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are bound on Linux only")
 def test_the_team_of_torch_runs_kernels_and_can_be_bound_to_cores():
     program = "\n".join(

@@ -1,0 +1,176 @@
+"""Linear layers that hold packed weights: what stands in a model where nn.Linear stood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+
+from xmsim.reference.formats import DenseTiles, SparseBitmap
+from xmsim.reference.formats.tile_order import Element
+from xmsim.reference.kernels.linear import Packed
+from xmsim.reference.kernels.linear_ops import PackedTensors, packed_linear, packed_of, tensors_of
+from xmsim.reference.kernels.native import huge_empty
+
+FORMAT_VERSION = 1  # of the buffers in a state dict
+_PARTS = PackedTensors._fields[:5]
+_PACKED_AS = "packed_as"  # version, out_features, in_features: the parts alone do not tell sizes within a tile
+
+
+class _PackedLinear(torch.nn.Module):
+    """y = x wᵀ + b for inference: gradients reach x and the bias, never the weights."""
+
+    _form: ClassVar[type[DenseTiles] | type[SparseBitmap]]
+    _element: ClassVar[Element | None] = None  # None: that of the given weights
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """As nn.Linear, whose initial weights it packs; usually from_linear is what you want.
+
+        Args:
+            device: the CPU, where these kernels run.
+            dtype: of x, y and the bias: torch.float32 or torch.bfloat16.
+        """
+        super().__init__()
+        linear = torch.nn.Linear(in_features, out_features, bias, device=device, dtype=dtype)
+        self._take(linear.weight, linear.bias)
+
+    @classmethod
+    def from_linear(cls, linear: torch.nn.Linear) -> Self:
+        """Pack the weights of a layer; its bias is shared.
+
+        Raises:
+            TypeError, ValueError: the weights are not float32 or bfloat16 on the CPU, or have a NaN.
+        """
+        return cls.from_weight(linear.weight, linear.bias)
+
+    @classmethod
+    def from_weight(cls, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Self:
+        """Pack a matrix [out_features, in_features]; bias: [out_features]. Errors are those of from_linear."""
+        module = cls.__new__(cls)
+        torch.nn.Module.__init__(module)
+        module._take(weight, bias)
+        return module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return packed_linear(x, self._tensors(), self.bias)
+
+    def to_dense(self) -> torch.Tensor:
+        """The weights as a matrix [out_features, in_features]; of int8 what they stand for, as float32."""
+        return self.packed().to_dense()
+
+    def packed(self) -> Packed:
+        """The weights in their format, in the same memory."""
+        return packed_of(self._tensors())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed weights."""
+        return self.packed().nbytes
+
+    def extra_repr(self) -> str:
+        kept = self.values.numel() - 64 // self.values.element_size() if self.bitmap is not None else self.out_features * self.in_features
+        sparsity = 1 - kept / (self.out_features * self.in_features)
+        names = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return f"{names}, dtype={self.values.dtype}, sparsity={sparsity:.3f}"
+
+    def _take(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._hold(tensors_of(self._form.from_dense(weight, dtype=self._element)))
+        self.register_buffer(_PACKED_AS, torch.tensor([FORMAT_VERSION, self.out_features, self.in_features]))
+        if bias is not None and not isinstance(bias, torch.nn.Parameter):
+            bias = torch.nn.Parameter(bias)
+        self.register_parameter("bias", bias)
+
+    def _hold(self, tensors: PackedTensors) -> None:
+        self.out_features, self.in_features = tensors.out_features, tensors.in_features
+        for name in _PARTS:
+            self.register_buffer(name, getattr(tensors, name))
+
+    def _tensors(self) -> PackedTensors:
+        parts = self._buffers  # attributes of a module are found slowly, and this is asked for every token
+        bitmap, values, offsets, scales, column_sums = (parts[name] for name in _PARTS)
+        return PackedTensors(bitmap, values, offsets, scales, column_sums, self.out_features, self.in_features)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Module.to and its kin: the bias may change its type, packed weights stay as and where they are."""
+        stands_for = self.values.dtype if self.values.is_floating_point() else torch.float32
+        moved = fn(torch.empty(0, dtype=stands_for))
+        if moved.device.type != "cpu":
+            raise ValueError(
+                f"{type(self).__name__}: packed weights are read on the CPU; move the model to {moved.device} before it is packed"
+            )
+        if self.values.is_floating_point() and moved.dtype != stands_for:
+            raise TypeError(
+                f"{type(self).__name__}: weights packed as {stands_for} stay that; convert to {moved.dtype} before they are packed"
+            )
+        if self.bias is not None:
+            with torch.no_grad():
+                self.bias.data = fn(self.bias.data)
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
+    ) -> None:
+        """Packed parts are as long as there are nonzeros, so they replace what is here, once they have been looked at."""
+        expected = [_PACKED_AS, *(name for name in _PARTS if getattr(self, name) is not None)]
+        given = {name: state_dict[prefix + name] for name in expected if prefix + name in state_dict}
+        rest = {key: value for key, value in state_dict.items() if key.startswith(prefix) and key[len(prefix) :] not in given}
+        missing_here: list[str] = []
+        super()._load_from_state_dict(rest, prefix, metadata, strict, missing_here, unexpected, errors)
+        missing.extend(key for key in missing_here if key[len(prefix) :] not in given)
+        if len(given) < len(expected):
+            return
+        version, *sizes = given.pop(_PACKED_AS).tolist()
+        if version != FORMAT_VERSION:
+            errors.append(
+                f"{prefix}{_PACKED_AS}: version {version}, this xmsim reads {FORMAT_VERSION}; pack the model again, from dense weights"
+            )
+            return
+        if sizes != [self.out_features, self.in_features]:
+            errors.append(f"{prefix}{_PACKED_AS}: {sizes} outputs and inputs into a layer of {self.out_features} and {self.in_features}")
+            return
+        if given["values"].dtype != self.values.dtype:
+            errors.append(f"{prefix}values: {given['values'].dtype} into a layer of {self.values.dtype}; make the layer with that dtype")
+            return
+        loaded = self._tensors()._replace(**{name: _own(part) for name, part in given.items()})
+        try:
+            packed_of(loaded)
+        except (TypeError, ValueError) as wrong:
+            errors.append(f"{prefix}{wrong}")
+            return
+        self._hold(loaded)
+
+
+class DenseLinear(_PackedLinear):
+    """All weights, in the kernels' order: what the sparse layers are compared with."""
+
+    _form = DenseTiles
+
+
+class SparseLinear(_PackedLinear):
+    """Weights as bitmap and values (SparseBitmap), in the type they had."""
+
+    _form = SparseBitmap
+
+
+class Int8SparseLinear(_PackedLinear):
+    """Weights as bitmap and int8 values with a scale for each output; each token is quantised when it comes."""
+
+    _form = SparseBitmap
+    _element = "int8"
+
+
+def _own(part: torch.Tensor) -> torch.Tensor:
+    """A copy in memory of ours, in huge pages if it is large."""
+    copy = torch.from_numpy(huge_empty((part.numel() * part.element_size(),), np.uint8)).view(part.dtype).view(part.shape)
+    return copy.copy_(part)
