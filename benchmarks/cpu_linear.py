@@ -24,7 +24,7 @@ from record import FORMAT, VERSION
 from xmsim.configs.codec import encode
 from xmsim.configs.record import write_record
 from xmsim.reference.kernels import DenseLinear, Int8SparseLinear, SparseLinear, native
-from xmsim.reference.kernels.linear_modules import _PackedLinear as PackedLinear
+from xmsim.reference.kernels.linear_modules import PackedLinear
 from xmsim.workloads.host import describe_host
 from xmsim.workloads.measurement import Timing
 

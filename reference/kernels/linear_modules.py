@@ -19,7 +19,7 @@ _PARTS = PackedTensors._fields[:5]
 _PACKED_AS = "packed_as"  # version, out_features, in_features: the parts alone do not tell sizes within a tile
 
 
-class _PackedLinear(torch.nn.Module):
+class PackedLinear(torch.nn.Module):
     """y = x wᵀ + b for inference: gradients reach x and the bias, never the weights."""
 
     _form: ClassVar[type[DenseTiles] | type[SparseBitmap]]
@@ -151,19 +151,19 @@ class _PackedLinear(torch.nn.Module):
         self._hold(loaded)
 
 
-class DenseLinear(_PackedLinear):
+class DenseLinear(PackedLinear):
     """All weights, in the kernels' order: what the sparse layers are compared with."""
 
     _form = DenseTiles
 
 
-class SparseLinear(_PackedLinear):
+class SparseLinear(PackedLinear):
     """Weights as bitmap and values (SparseBitmap), in the type they had."""
 
     _form = SparseBitmap
 
 
-class Int8SparseLinear(_PackedLinear):
+class Int8SparseLinear(PackedLinear):
     """Weights as bitmap and int8 values with a scale for each output; each token is quantised when it comes."""
 
     _form = SparseBitmap

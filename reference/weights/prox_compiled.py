@@ -21,7 +21,6 @@ def solve(blocks, strength, sweeps_of_three, sweeps_of_four, most_sweeps):  # ty
         u = np.zeros((4, _GROUP), blocks.dtype)
         three = np.zeros((4, _GROUP), blocks.dtype)
         four = np.zeros((4, _GROUP), blocks.dtype)
-        past = np.zeros((2, 4, _GROUP), blocks.dtype)
         change = np.zeros(_GROUP, blocks.dtype)
         order = np.zeros((_GROUP, 4), np.int64)
         for first in range(piece * piece_blocks, min(count, (piece + 1) * piece_blocks), _GROUP):
@@ -29,8 +28,8 @@ def solve(blocks, strength, sweeps_of_three, sweeps_of_four, most_sweeps):  # ty
             u[:] = 0  # a group that is not full sweeps zeros, which never move
             for k in range(members):
                 _sort(blocks[first + k], order[k], u, k)
-            _sweep_three(u, strength, sweeps_of_three, three, past, change, changes[piece, 0])
-            _sweep_four(u, strength, sweeps_of_four, four, past, change, changes[piece, 1])
+            _sweep_three(u, strength, sweeps_of_three, three, change, changes[piece, 0])
+            _sweep_four(u, strength, sweeps_of_four, four, change, changes[piece, 1])
             for k in range(members):
                 _choose(blocks[first + k], order[k], u[:, k], three[:, k], four[:, k], strength, result[first + k])
     return result, changes.sum(axis=3).sum(axis=0)
@@ -51,24 +50,23 @@ def _sort(block, order, u, k):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _sweep_three(u, strength, sweeps, w, past, change, changes):  # type: ignore[no-untyped-def]
+def _sweep_three(u, strength, sweeps, w, change, changes):  # type: ignore[no-untyped-def]
     w[:] = 0
     zero = strength - strength  # in its number format, so that all of the arithmetic is
     for sweep in range(sweeps):
         for k in range(_GROUP):
-            b, c = w[1, k], w[2, k]
-            a = w[0, k]
+            a, b, c = w[0, k], w[1, k], w[2, k]
             new_c = max(u[2, k] - strength * (a * b), zero)
             new_b = max(u[1, k] - strength * (a * new_c), zero)
             new_a = max(u[0, k] - strength * (new_b * new_c), zero)
             change[k] = abs(new_a - a) + abs(new_b - b) + abs(new_c - c)
             w[0, k], w[1, k], w[2, k] = new_a, new_b, new_c
-        if _is_decided(sweep, sweeps, w, past, change, changes):
+        if not _note(change, changes[sweep]):
             return
 
 
 @njit(cache=True)
-def _sweep_four(u, strength, sweeps, w, past, change, changes):  # type: ignore[no-untyped-def]
+def _sweep_four(u, strength, sweeps, w, change, changes):  # type: ignore[no-untyped-def]
     w[:] = 0
     zero = strength - strength  # in its number format, so that all of the arithmetic is
     for sweep in range(sweeps):
@@ -80,42 +78,18 @@ def _sweep_four(u, strength, sweeps, w, past, change, changes):  # type: ignore[
             new_a = max(u[0, k] - strength * (new_b * new_c + (new_b + new_c) * new_d), zero)
             change[k] = abs(new_a - a) + abs(new_b - b) + abs(new_c - c) + abs(new_d - d)
             w[0, k], w[1, k], w[2, k], w[3, k] = new_a, new_b, new_c, new_d
-        if _is_decided(sweep, sweeps, w, past, change, changes):
+        if not _note(change, changes[sweep]):
             return
 
 
-@njit(cache=True)
-def _is_decided(sweep, sweeps, w, past, change, changes):  # type: ignore[no-untyped-def]
-    """Note what a sweep changed; whether all later sweeps are known, of which w and changes then hold the end.
-
-    They are when nothing moved, and when every block is where it was two sweeps ago: rounding makes many swing for ever by a last digit.
-    """
+@njit(cache=True, inline="always")
+def _note(change, total):  # type: ignore[no-untyped-def]
+    """Add the change of each block of a group to a sweep's total; whether any moved, since one that did not never will again."""
     moved = False
     for k in range(_GROUP):
-        changes[sweep, k] += change[k]
+        total[k] += change[k]
         moved |= change[k] != 0
-    if not moved:
-        return True
-    phase = sweep % 4
-    returned = phase == 3
-    for i in range(4):
-        for k in range(_GROUP):
-            if phase == 1:
-                past[0, i, k] = w[i, k]
-            elif phase == 2:
-                past[1, i, k] = w[i, k]
-            else:
-                returned &= past[0, i, k] == w[i, k]
-    if not returned:
-        return False
-    for later in range(sweep + 1, sweeps):
-        for k in range(_GROUP):
-            changes[later, k] += change[k]
-    if (sweeps - sweep) % 2 == 0:
-        for i in range(4):
-            for k in range(_GROUP):
-                w[i, k] = past[1, i, k]
-    return True
+    return moved
 
 
 @njit(cache=True, inline="always")

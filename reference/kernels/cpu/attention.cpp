@@ -44,6 +44,12 @@ void merge(const AttentionCall& call, int64_t ranges, int64_t head, int64_t quer
   for (int64_t c = 0; c < dim; ++c) write(call.out, out + c, total > 0 ? sums[c] / total : 0, bf16);
 }
 
+// All rows; few of them on the calling thread, as waking the others would take longer.
+void merge_rows(const AttentionCall& call, int64_t ranges, bool bf16, int threads) {
+  const int64_t rows = call.heads * call.queries;
+  for_parts(rows, rows < 256 ? 1 : threads, [&](int64_t row) { merge(call, ranges, row / call.queries, row % call.queries, bf16); });
+}
+
 }  // namespace
 }  // namespace xmsim
 
@@ -61,8 +67,7 @@ XM_API void xm_attend(int bf16, const void* q, const void* k, const void* v, con
   call.scale = scale;
   const auto attend = bf16 ? attention_path().attend_bf16 : attention_path().attend_float32;
   for_parts(call.parts(), threads, [&](int64_t part) { attend(call, part); });
-  if (call.finished_here()) return;
-  for_parts(heads * queries, threads, [&](int64_t row) { merge(call, call.ranges(), row / queries, row % queries, bf16); });
+  if (!call.finished_here()) merge_rows(call, call.ranges(), bf16, threads);
 }
 
 // Attention of all keys of a cache whose first `pruned_tokens` (a multiple of 64) are pruned and whose others lie in k and v as they came.
@@ -90,6 +95,5 @@ XM_API void xm_attend_pruned(int bf16, const void* q, const uint32_t* k_bitmap, 
   const int64_t pruned_parts = pruned.parts();
   for_parts(pruned_parts + dense.parts(), threads,
             [&](int64_t part) { part < pruned_parts ? attend(pruned, part) : attend(dense, part - pruned_parts); });
-  for_parts(heads * queries, threads,
-            [&](int64_t row) { merge(pruned, pruned.ranges() + dense.ranges(), row / queries, row % queries, bf16); });
+  merge_rows(pruned, pruned.ranges() + dense.ranges(), bf16, threads);
 }

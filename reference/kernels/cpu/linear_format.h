@@ -2,7 +2,8 @@
 //
 // A matrix [out, in] is cut into tiles of 16 outputs; a tile is 16 rows of 64 bytes, a row holds one 32-bit word of each output: one float,
 // two bfloat16 or four int8 that follow each other along `in`. That is the second operand of AMX, and the lanes of an AVX-512 register.
-// Tiles lie in the order [out / 32][in / tile][2]: a block of 32 outputs is read from its first byte to its last. Edges are filled with zeros.
+// Tiles lie in the order [out / 32][in / tile][2]: a block of 32 outputs is read from its first byte to its last. Edges are filled with
+// zeros.
 #pragma once
 
 #include <cstdint>

@@ -119,8 +119,8 @@ XM_API void xm_bitmap_count(int element, const void* matrix, int64_t rows, int64
 }
 
 // Fill bitmap and values; offsets [blocks] come from the counts.
-XM_API void xm_bitmap_pack(int element, const void* matrix, int64_t rows, int64_t columns, const int64_t* offsets, void* bitmap, void* values,
-                           int threads) {
+XM_API void xm_bitmap_pack(int element, const void* matrix, int64_t rows, int64_t columns, const int64_t* offsets, void* bitmap,
+                           void* values, int threads) {
   using namespace xmsim;
   const Matrix source{static_cast<char*>(const_cast<void*>(matrix)), rows, columns};
   with_element(static_cast<Element>(element), [&](auto e) {

@@ -87,7 +87,8 @@ XM_AVX512 void add_rows(Rows rows, int64_t k_tiles, const uint32_t* words, typen
           for (int chain = 0; chain < kChains; ++chain) {
             const __m512i weights = next_row(rows);
 #pragma GCC unroll 12
-            for (int token = 0; token < kTokens; ++token) add_products(E{}, partial[half][chain][token], weights, x[chain * kTokens + token]);
+            for (int token = 0; token < kTokens; ++token)
+              add_products(E{}, partial[half][chain][token], weights, x[chain * kTokens + token]);
           }
       }
 #pragma GCC unroll 2
@@ -95,7 +96,8 @@ XM_AVX512 void add_rows(Rows rows, int64_t k_tiles, const uint32_t* words, typen
 #pragma GCC unroll 4
       for (int chain = 0; chain < kChains; ++chain)
 #pragma GCC unroll 12
-        for (int token = 0; token < kTokens; ++token) add_to(sums + token * kBlockColumns + half * kTileColumns, partial[half][chain][token]);
+        for (int token = 0; token < kTokens; ++token)
+          add_to(sums + token * kBlockColumns + half * kTileColumns, partial[half][chain][token]);
   }
 }
 
