@@ -65,7 +65,7 @@ def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, d
     if any(kernel != TORCH for kernel in plan.kernels) and native.library() is None and not plan.allow_dense:
         raise XmsimError("the kernels are not compiled on this host, and torch's dense product is not what was asked for; --allow-dense")
     threads = available_cores() if plan.threads is None else plan.threads
-    with thread_limit(threads):
+    with thread_limit(threads), native.pinned_threads(native.default_threads()):
         name, model, weights = _model(plan)
         shapes = dict.fromkeys(_shape_of(layer) for layer in linear_layers(model, include=plan.include).values())
         linears: list[LinearRun] = []
@@ -110,6 +110,7 @@ def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, d
         "sparsity": plan.sparsity,
         "include": None if plan.include is None else list(plan.include),
         "threads": threads,
+        "pinned": True,
         "pages": "huge where the system has them",
         "warmup": plan.warmup,
         "repeat": plan.repeat,

@@ -109,6 +109,20 @@ def pin_threads(threads: int) -> None:
         pin(address(cores), len(cores))
 
 
+@contextmanager
+def pinned_threads(threads: int) -> Iterator[None]:
+    """Bind threads for a while; afterwards this thread, and those that it makes, may run anywhere again. Those of a team stay bound."""
+    if not hasattr(os, "sched_getaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    pin_threads(threads)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 @cache
 def _share_torch_threads() -> None:
     """Let the threads that torch keeps run our kernels too: two sets of threads that wait by spinning would take each other's cores.

@@ -40,14 +40,10 @@ def measure_table(path: Path, folder: Path, base: GenerationPlan) -> None:
 
 
 def measured(plan: GenerationPlan) -> GenerationRecord:
-    """Measure with a progress bar, this process's threads bound to cores."""
+    """Measure with a progress bar."""
     from xmsim.cli.progress import progress_bar
-    from xmsim.reference.kernels import native
-    from xmsim.workloads.host import available_cores
     from xmsim.workloads.measure_generation import measure_generation
 
-    native.default_threads()  # torch's threads, which are the ones to bind
-    native.pin_threads(plan.threads or available_cores())
     with progress_bar("measure", "steps") as progress:
         return measure_generation(plan, lambda what, done, steps: progress(done, steps))
 
