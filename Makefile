@@ -1,5 +1,5 @@
 # make demo: the whole walk on the built-in model.   make test: the test suite.   make check: ruff and mypy.
-# make bench: timings, beside those in reports/measured.
+# make bench: timings, beside those in reports/measured.   make sanitize: kernel tests under the address and undefined-behaviour sanitizers.
 # TORCH_INDEX=<url> is passed to pip, e.g. PyTorch's index of CPU builds.
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet $(if $(TORCH_
 JOBS ?= 2
 BENCH := .benchmarks
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench sanitize clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/capture.installed
@@ -23,6 +23,14 @@ bench: $(VENV)/dev.installed
 	$(VENV)/bin/python benchmarks/record.py $(BENCH)/pytest.json $(BENCH)/timings.json
 	$(VENV)/bin/python benchmarks/llama_prefill.py --out $(BENCH)/llama_prefill.json
 	$(VENV)/bin/python benchmarks/compare_records.py $(BENCH)/timings.json $(BENCH)/llama_prefill.json
+
+# needs cmake and a C++ compiler; torch.compile runs a compiler of its own, which the preloaded runtimes break
+sanitize: $(VENV)/dev.installed
+	cmake -S . -B build/sanitize -DXMSIM_SANITIZE=ON
+	cmake --build build/sanitize
+	XMSIM_CPU_LIBRARY=build/sanitize/libxmsim_cpu.so ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	$(VENV)/bin/pytest tests/reference/kernels -n $(JOBS) -k "not compile"
 
 check: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .

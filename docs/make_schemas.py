@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from xmsim.sim.result import RESULT_VERSION, SimulationRecord
 from xmsim.traces.manifest import TRACE_VERSION, Manifest
 from xmsim.workloads.evaluation import EVALUATION_VERSION, EvaluationRecord
+from xmsim.workloads.generation_record import GENERATION_VERSION, GenerationRecord
 from xmsim.workloads.measurement import MEASUREMENT_VERSION, MeasurementRecord
 from xmsim.workloads.tuning_record import TUNING_VERSION, TuningRecord
 
@@ -30,6 +31,7 @@ def schemas() -> dict[str, dict[str, Any]]:
         f"result.v{RESULT_VERSION}.json": record_schema("result", RESULT_VERSION, dataclass_schema(SimulationRecord)),
         f"measurement.v{MEASUREMENT_VERSION}.json": record_schema("measurement", MEASUREMENT_VERSION, dataclass_schema(MeasurementRecord)),
         f"evaluation.v{EVALUATION_VERSION}.json": record_schema("evaluation", EVALUATION_VERSION, dataclass_schema(EvaluationRecord)),
+        f"generation.v{GENERATION_VERSION}.json": record_schema("generation", GENERATION_VERSION, dataclass_schema(GenerationRecord)),
         f"tuning.v{TUNING_VERSION}.json": record_schema("tuning", TUNING_VERSION, dataclass_schema(TuningRecord)),
         f"trace.v{TRACE_VERSION}.json": record_schema("trace", TRACE_VERSION, TypeAdapter(Manifest).json_schema()),
     }

@@ -22,6 +22,7 @@ RECORD_MODULES = (
     "sim/head_sampling.py",
     "workloads/measurement.py",
     "workloads/tuning_record.py",
+    "workloads/generation_record.py",
     "workloads/evaluation.py",
     *(f"configs/{name}.py" for name in ("record", "codec", "files", "densities", "errors")),
 )

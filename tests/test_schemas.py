@@ -9,6 +9,7 @@ import pytest
 
 from xmsim.sim.result import read_result
 from xmsim.workloads.evaluation import read_evaluation
+from xmsim.workloads.generation_record import read_generation
 from xmsim.workloads.measurement import read_measurement
 from xmsim.workloads.tuning_record import read_tuning
 
@@ -32,6 +33,7 @@ GOLDEN = {
     "result.v2.json": "records/result.v2.json",
     "measurement.v1.json": "records/measurement.v1.json",
     "evaluation.v1.json": "records/evaluation.v1.json",
+    "generation.v1.json": "records/generation.v1.json",
     "tuning.v1.json": "records/tuning.v1.json",
     "trace.v1.json": "trace_v1/manifest.json",
     "trace.v2.json": "trace_v2/manifest.json",
@@ -55,6 +57,7 @@ def test_golden_records_stay_readable(tmp_path):
     assert (first.phase, first.sampling, first.runs[0].sampled_kv_heads) == ("prefill", None, None)
     assert (second.phase, second.sampling.kv_heads, second.runs[0].sampled_kv_heads) == ("decode", 2, (0, 1))
     assert read_measurement(records / "measurement.v1.json").runs[0].timing.n >= 5
+    assert read_generation(records / "generation.v1.json").generations[1].speedup["torch"].n == 2
     assert [run.label for run in read_evaluation(records / "evaluation.v1.json").runs] == ["dense", "xm_32", "xm, 6-bit 1:4"]
     (tmp_path / "tuning.json").write_bytes((records / "tuning.v1.json").read_bytes())
     assert read_tuning(tmp_path).steps == 100

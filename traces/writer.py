@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from xmsim.configs.files import write_whole
-from xmsim.traces.bits import pack
 from xmsim.traces.errors import TraceError
 from xmsim.traces.layer_file import Words, file_sha256, write_layer_file, write_words_file
 from xmsim.traces.manifest import (
@@ -162,19 +161,19 @@ class TraceWriter:
         others = tuple(other for other in facts.masks if other.parameters != parameters)
         self._put(replace(facts, masks=(*others, mask)))
 
-    def write_weights(self, layer: int, matrices: Mapping[str, npt.NDArray[np.bool_]], maker: Maker) -> None:
+    def write_weights(self, layer: int, matrices: Words, in_features: Mapping[str, int], maker: Maker) -> None:
         """Write which elements of the weight matrices of a layer that is stored are not zero.
 
         Args:
-            matrices: bool [out_features, in_features], by the names of their modules.
+            matrices: uint64 [out_features, ceil(in_features / 64)] as `pack` makes them, by the names of their modules.
+            in_features: of each matrix.
         Raises:
             XmsimError: the disk is full; what was written before stays.
         """
-        words = {name: pack(bits) for name, bits in matrices.items()}
-        made = self._write_derived(weights_file_name(layer), words, maker)
+        made = self._write_derived(weights_file_name(layer), matrices, maker)
         facts = tuple(
-            MatrixFacts(name, out_features=bits.shape[0], in_features=bits.shape[1], nonzeros=int(np.count_nonzero(bits)))
-            for name, bits in matrices.items()
+            MatrixFacts(name, out_features=len(words), in_features=in_features[name], nonzeros=int(np.bitwise_count(words).sum()))
+            for name, words in matrices.items()
         )
         self._put(replace(self._manifest.facts(layer), weights=WeightFacts(facts, made)))
 

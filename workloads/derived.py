@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from xmsim.configs.errors import XmsimError
-from xmsim.reference.kernels.masks import NUMPY
+from xmsim.reference.kernels import native
+from xmsim.reference.kernels.masks import NATIVE, NUMPY
+from xmsim.reference.kernels.nonzeros import nonzero_words
 from xmsim.traces.bits import pack
 from xmsim.traces.store import LayerTrace, Trace
 from xmsim.traces.writer import Maker, TraceWriter
@@ -71,8 +73,19 @@ def store_weights(writer: TraceWriter, weights: Mapping[int, Mapping[str, Any]],
     if layer not in weights:
         raise XmsimError(f"--weights: layer {layer} of this model holds no linear layers; leave --weights out")
     start = time.perf_counter()
-    matrices = {name: (weight != 0).cpu().numpy() for name, weight in weights[layer].items()}
-    writer.write_weights(layer, matrices, Maker(NUMPY, None, time.perf_counter() - start))
+    words = {name: nonzero_words(_as_numpy(weight)) for name, weight in weights[layer].items()}
+    in_features = {name: weight.shape[1] for name, weight in weights[layer].items()}
+    isa = native.offered_isa()
+    writer.write_weights(layer, words, in_features, Maker(NATIVE if isa else NUMPY, isa, time.perf_counter() - start))
+
+
+def _as_numpy(weight: Any) -> np.ndarray:
+    """A matrix of torch's in memory of its own order: float32, or the bits of a 16-bit float."""
+    import torch
+
+    own = weight.cpu().contiguous()
+    array: np.ndarray = own.numpy() if own.dtype == torch.float32 else own.view(torch.uint16).numpy()
+    return array
 
 
 def linear_weights(model: Any) -> Mapping[int, Mapping[str, Any]]:

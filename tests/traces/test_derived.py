@@ -59,7 +59,7 @@ def test_what_is_derived_does_not_make_it_another_trace(write: Write, plan: Mani
     trace = write()
     writer = TraceWriter(trace.path, plan)
     writer.write_mask(1, "topk", PARAMETERS, words(), MAKER)
-    writer.write_weights(0, {"layers.0.q": np.eye(3, 70, dtype=bool)}, MAKER)
+    writer.write_weights(0, {"layers.0.q": pack(np.eye(3, 70, dtype=bool))}, {"layers.0.q": 70}, MAKER)
     assert open_trace(trace.path).sha256 == trace.sha256
 
 
@@ -78,7 +78,7 @@ def test_damaged_files_are_refused_and_missing_to_the_writer(write: Write, plan:
     trace = write()
     writer = TraceWriter(trace.path, plan)
     writer.write_mask(1, "topk", PARAMETERS, words(), MAKER)
-    writer.write_weights(1, {"layers.1.q": np.ones((2, 3), bool)}, MAKER)
+    writer.write_weights(1, {"layers.1.q": pack(np.ones((2, 3), bool))}, {"layers.1.q": 3}, MAKER)
     for name in (mask_file_name(1, PARAMETERS), weights_file_name(1)):
         damage(trace.path / name)
     opened = open_trace(trace.path)
@@ -100,7 +100,8 @@ def test_words_of_another_shape_are_refused(write: Write, plan: Manifest):
 def test_weights_are_read_as_bits_by_the_names_of_their_modules(write: Write, plan: Manifest):
     trace = write()
     matrices = {name: np.random.default_rng(1).random(shape) < 0.5 for name, shape in (("layers.2.q", (5, 130)), ("layers.2.o", (64, 1)))}
-    TraceWriter(trace.path, plan).write_weights(2, matrices, MAKER)
+    in_features = {name: bits.shape[1] for name, bits in matrices.items()}
+    TraceWriter(trace.path, plan).write_weights(2, {name: pack(bits) for name, bits in matrices.items()}, in_features, MAKER)
     opened = open_trace(trace.path)
     assert {name: bits.tolist() for name, bits in opened.read_weights(2).items()} == {
         name: bits.tolist() for name, bits in matrices.items()
