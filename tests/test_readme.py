@@ -27,6 +27,12 @@ def test_the_table_of_methods_is_that_of_the_records() -> None:
     assert script("make_evaluation_table").evaluation_table() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_tables_of_kernels_are_those_of_the_records() -> None:
+    page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+    for table in script("make_kernel_tables").TABLES:
+        assert table() in page
+
+
 def test_the_headline_comparison_on_synthetic_operands_is_what_the_models_give(capsys: pytest.CaptureFixture[str]) -> None:
     headline = script("make_headline")
     headline.print_tables("synthetic operands", [headline.synthetic_layer()])

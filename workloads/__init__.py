@@ -16,8 +16,9 @@ _HOME = {
     "attach": "xmsim.workloads.attachment",
     "detach": "xmsim.workloads.attachment",
     "sparsify": "xmsim.workloads.linear_exchange",
+    "exchanged_layers": "xmsim.workloads.linear_exchange",
 }
-__all__ = ["AttentionWorkload", "attach", "detach", "extract_trace", "load_model", "sparsify"]
+__all__ = ["AttentionWorkload", "attach", "detach", "exchanged_layers", "extract_trace", "load_model", "sparsify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,7 @@ from xmsim.workloads.models import load_model
 from xmsim.workloads.threads import thread_limit
 
 ATTENTION_BACKENDS = ("sdpa", "eager", "flash_attention_2")  # transformers' own; any other name is a method's
+DTYPES = ("bfloat16", "float32")
 Progress = Callable[[str, int, int], None]  # (what, done, of how many)
 
 
@@ -52,6 +53,8 @@ class GenerationPlan:
         for name, least in (("batch", 1), ("input_tokens", 1), ("new_tokens", 2), ("warmup", 0), ("repeat", 2), ("layer_repeats", 0)):
             if getattr(self, name) < least:
                 raise XmsimError(f"{name}: {getattr(self, name)} is too few; choose at least {least}")
+        if self.dtype not in DTYPES:
+            raise XmsimError(f"dtype: no {self.dtype}; our kernels compute in {' or '.join(DTYPES)}")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise XmsimError(f"sparsity: {self.sparsity} is not a share; choose at least 0 and less than 1")
 
@@ -88,7 +91,7 @@ def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, d
         )
         with ExitStack() as stack:
             if plan.attention in ATTENTION_BACKENDS:
-                model.set_attn_implementation(plan.attention)
+                _use_attention(model, plan.attention)
             else:
                 stack.enter_context(attach(model, plan.attention))
             prompt = _prompt(model, plan)
@@ -129,6 +132,14 @@ def _model(plan: GenerationPlan) -> tuple[str, Any, str]:
     if not hasattr(loaded.model, "generate") or loaded.model.get_output_embeddings() is None:
         raise XmsimError(f"{loaded.name}: generates no text; give a causal language model")
     return loaded.name, loaded.model, "trained"
+
+
+def _use_attention(model: Any, backend: str) -> None:
+    try:
+        model.set_attn_implementation(backend)
+    except (ImportError, ValueError) as error:  # a package or a GPU that it needs is missing
+        reason = str(error).strip().splitlines()[0]
+        raise XmsimError(f"attention {backend} is not possible here ({reason}); choose another of {', '.join(ATTENTION_BACKENDS)}") from error
 
 
 def _shape_of(layer: Any) -> tuple[int, int]:

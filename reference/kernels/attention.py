@@ -111,7 +111,7 @@ class Operands:
 
 def attend(operands: Operands, words: np.ndarray | None, *, scale: float | None, slopes: Any | None, threads: int | None) -> Any:
     """`sparse_attention` of operands and words that are checked; without words every key up to the query's own position."""
-    factor, slope = scale_of(scale, operands.dim), slopes_of(slopes, len(operands.q))
+    factor, slope, team = scale_of(scale, operands.dim), slopes_of(slopes, len(operands.q)), threads_of(threads)
     native = kernel("xm_attend", None, c_int, *[c_void_p] * 7, *[c_int64] * 11, c_float, c_int)
     if native is None:
         return operands.result(as_numbers(_reference(operands, words, factor, slope), operands.bf16))
@@ -141,7 +141,7 @@ def attend(operands: Operands, words: np.ndarray | None, *, scale: float | None,
         _RANGE_KEYS if few else _TILE_KEYS,
         ranges_keys,
         factor,
-        threads_of(threads),
+        team,
     )
     return operands.result(out)
 

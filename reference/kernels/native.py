@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 LIBRARY = "libxmsim_cpu.so"
-LIBRARY_VARIABLE = "XMSIM_CPU_LIBRARY"  # another build of it, e.g. one with sanitizers
+LIBRARY_VARIABLE = "XMSIM_CPU_LIBRARY"  # another build of it, e.g. one with sanitizers, or "none"
 
 Isa = Literal["portable", "avx2", "avx512", "amx"]  # ascending, in the order of isa.h
 
@@ -66,7 +66,7 @@ def kernel(name: str, returns: Any, *arguments: Any) -> Callable[..., Any] | Non
 def _library_path() -> Path | None:
     named = os.environ.get(LIBRARY_VARIABLE)
     if named:
-        return Path(named)
+        return None if named == "none" else Path(named)
     # beside the package, or where an editable install put what it built
     homes = [Path(__file__).parents[2], *(Path(entry) / "xmsim" for entry in sys.path)]
     return next((path for home in homes if (path := home / "_native" / LIBRARY).is_file()), None)

@@ -25,6 +25,7 @@ def nonzero_words(matrix: np.ndarray, threads: int | None = None) -> npt.NDArray
     kinds = {np.dtype(np.float32): "xm_nonzero_words_32", np.dtype(np.uint16): "xm_nonzero_words_16"}
     if matrix.ndim != 2 or matrix.dtype not in kinds:
         raise ValueError(f"matrix: must be float32 or uint16 [rows, columns], got {matrix.dtype} {list(matrix.shape)}")
+    first = native.address(matrix)
     rows, columns = matrix.shape
     find = native.kernel(kinds[matrix.dtype], None, c_void_p, c_int64, c_int64, c_void_p, c_int)
     words = np.zeros((rows, -(-columns // _WORD_BITS)), np.uint64)
@@ -33,5 +34,5 @@ def nonzero_words(matrix: np.ndarray, threads: int | None = None) -> npt.NDArray
         packed = np.packbits(magnitude != 0, axis=1, bitorder="little")
         words.view(np.uint8)[:, : packed.shape[1]] = packed
     elif words.size:
-        find(native.address(matrix), rows, columns, native.address(words), threads or native.default_threads())
+        find(first, rows, columns, native.address(words), threads or native.default_threads())
     return words

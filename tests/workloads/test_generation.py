@@ -98,11 +98,16 @@ def test_ratios_are_of_pairs_and_percentiles_between_neighbours():
     assert percentile(list(range(101)), 99) == 99
 
 
+@needs_kernels
 def test_a_plan_that_cannot_be_measured_is_refused_by_name(plan):
     with pytest.raises(XmsimError, match="repeat: 1 is too few; choose at least 2"):
         replace(plan, repeat=1)
     with pytest.raises(XmsimError, match=r"sparsity: 1\.5 is not a share"):
         replace(plan, sparsity=1.5)
+    with pytest.raises(XmsimError, match="dtype: no float16; our kernels compute in bfloat16 or float32"):
+        replace(plan, dtype="float16")
+    with pytest.raises(XmsimError, match="attention flash_attention_2 is not possible here"):
+        measure_generation(replace(plan, attention="flash_attention_2", layer_repeats=0))
     with pytest.raises(XmsimError, match="no kernel marlin; linear layers run on torch, bitmap"):
         measure_generation(replace(plan, kernels=("torch", "marlin"), layer_repeats=0))
     with pytest.raises(XmsimError, match="no linear layer of this model has such a name"):
