@@ -10,6 +10,7 @@ from typing import Any
 
 from xmsim.configs.errors import XmsimError
 from xmsim.reference.kernels import native
+from xmsim.workloads import native_attention
 from xmsim.workloads.attachment import attach
 from xmsim.workloads.generate_timing import time_generation
 from xmsim.workloads.generation_profile import profile_generation
@@ -22,7 +23,7 @@ from xmsim.workloads.model_shape import load_shape, random_model
 from xmsim.workloads.models import load_model
 from xmsim.workloads.threads import thread_limit
 
-ATTENTION_BACKENDS = ("sdpa", "eager", "flash_attention_2")  # transformers' own; any other name is a method's
+ATTENTION_BACKENDS = ("sdpa", "eager", "flash_attention_2")  # transformers' own; besides there is our dense kernel, and methods
 DTYPES = ("bfloat16", "float32")
 Progress = Callable[[str, int, int], None]  # (what, done, of how many)
 
@@ -92,6 +93,8 @@ def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, d
         with ExitStack() as stack:
             if plan.attention in ATTENTION_BACKENDS:
                 _use_attention(model, plan.attention)
+            elif plan.attention == native_attention.NAME:
+                native_attention.use_native_attention(model)
             else:
                 stack.enter_context(attach(model, plan.attention))
             prompt = _prompt(model, plan)
@@ -139,7 +142,9 @@ def _use_attention(model: Any, backend: str) -> None:
         model.set_attn_implementation(backend)
     except (ImportError, ValueError) as error:  # a package or a GPU that it needs is missing
         reason = str(error).strip().splitlines()[0]
-        raise XmsimError(f"attention {backend} is not possible here ({reason}); choose another of {', '.join(ATTENTION_BACKENDS)}") from error
+        raise XmsimError(
+            f"attention {backend} is not possible here ({reason}); choose another of {', '.join(ATTENTION_BACKENDS)}"
+        ) from error
 
 
 def _shape_of(layer: Any) -> tuple[int, int]:

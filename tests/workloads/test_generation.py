@@ -84,6 +84,23 @@ def test_a_kernel_that_computes_something_else_is_not_timed(monkeypatch):
         time_linear(8, 8, ("torch", "packed"), sparsity=0.5, dtype="float32", threads=1, repeats=2)
 
 
+@needs_kernels
+@pytest.mark.parametrize("batch", [1, 2])
+def test_decoding_on_our_dense_attention_gives_the_same_words(shape_file, batch, monkeypatch):
+    from xmsim.reference.kernels import attention
+    from xmsim.workloads.native_attention import use_native_attention
+
+    def words(model):
+        return model.generate(torch.arange(5).repeat(batch, 1), max_new_tokens=6, do_sample=False, pad_token_id=0)
+
+    plain, ours = (random_model(load_shape(shape_file), dtype="float32") for _ in range(2))
+    use_native_attention(ours)
+    calls, kernel = [], attention.causal_attention
+    monkeypatch.setattr(attention, "causal_attention", lambda *a, **k: calls.append(1) or kernel(*a, **k))
+    assert torch.equal(words(ours), words(plain))
+    assert len(calls) == 2 * 5 * batch  # layers × tokens behind the first × sequences
+
+
 def test_decoding_gives_one_time_for_each_token(shape_file):
     model = random_model(load_shape(shape_file), dtype="float32")
     first_ms, token_ms = generate_once(model, torch.arange(5)[None], 4)

@@ -33,7 +33,9 @@ def measure(
     include: Annotated[
         list[str] | None, typer.Option(help="Names of layers to exchange, with *; all by default, but lm_head only if named.")
     ] = None,
-    attn: Annotated[str, typer.Option(help="Attention: sdpa, eager, flash_attention_2, or a sparsity method.")] = "sdpa",
+    attn: Annotated[
+        str, typer.Option(help="Attention: sdpa, eager, flash_attention_2, native (ours, dense) or a method.")
+    ] = "sdpa",
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     input_tokens: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 128,
