@@ -91,7 +91,7 @@ def test_decoding_on_our_dense_attention_gives_the_same_words(shape_file, batch,
     from xmsim.workloads.native_attention import use_native_attention
 
     def words(model):
-        return model.generate(torch.arange(5).repeat(batch, 1), max_new_tokens=6, do_sample=False, pad_token_id=0)
+        return model.generate(torch.arange(1, 6).repeat(batch, 1), max_new_tokens=6, do_sample=False, pad_token_id=0)
 
     plain, ours = (random_model(load_shape(shape_file), dtype="float32") for _ in range(2))
     use_native_attention(ours)
