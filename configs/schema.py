@@ -43,6 +43,18 @@ def check_config(document: YamlDocument, schema: type[ConfigType]) -> ConfigType
         raise ConfigError("\n".join(lines)) from error
 
 
+def check_overridden(path: Path, data: dict[str, Any], schema: type[ConfigType], name: str) -> ConfigType:
+    """Read the data of a YAML file, some of it replaced since, as `schema`; `name` says in errors what this is, e.g. `recipe full`.
+
+    Raises: as `read_config`, but without a line: the fault does not stand in the file.
+    """
+    try:
+        return check_config(YamlDocument(path, data, {(): (1, 1)}), schema)
+    except ConfigError as error:
+        text = str(error).replace(f"{path}:1:1: ", f"{name} with its overrides: ")
+        raise ConfigError(text.replace("overrides: the file: ", "overrides: ")) from error
+
+
 def _sentence(document: YamlDocument, schema: type[BaseModel], fault: Any) -> str:
     key_path: KeyPath = fault["loc"]
     name = ".".join(str(part) for part in key_path) or "the file"

@@ -11,6 +11,7 @@ from typing import Any
 
 _HOME = {
     "AttentionWorkload": "xmsim.workloads.attention",
+    "LinearWorkload": "xmsim.workloads.linear",
     "load_model": "xmsim.workloads.models",
     "extract_trace": "xmsim.workloads.extract",
     "attach": "xmsim.workloads.attachment",
@@ -18,7 +19,7 @@ _HOME = {
     "sparsify": "xmsim.workloads.linear_exchange",
     "exchanged_layers": "xmsim.workloads.linear_exchange",
 }
-__all__ = ["AttentionWorkload", "attach", "detach", "exchanged_layers", "extract_trace", "load_model", "sparsify"]
+__all__ = ["AttentionWorkload", "LinearWorkload", "attach", "detach", "exchanged_layers", "extract_trace", "load_model", "sparsify"]
 
 
 def __getattr__(name: str) -> Any:

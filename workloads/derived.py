@@ -17,6 +17,7 @@ from xmsim.reference.kernels.nonzeros import nonzero_words
 from xmsim.traces.bits import pack
 from xmsim.traces.store import LayerTrace, Trace
 from xmsim.traces.writer import Maker, TraceWriter
+from xmsim.workloads.linear_exchange import kernel_kinds
 from xmsim.workloads.methods import Method
 
 
@@ -89,14 +90,17 @@ def _as_numpy(weight: Any) -> np.ndarray:
 
 
 def linear_weights(model: Any) -> Mapping[int, Mapping[str, Any]]:
-    """Weights [out_features, in_features] of the linear layers (GPT-2's Conv1D among them) of each numbered layer, by module name."""
+    """Weights [out_features, in_features] of the linear layers (GPT-2's Conv1D and ours among them) of each numbered layer, by name."""
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
 
+    packed = tuple(kernel_kinds().values())
+    kinds: tuple[Any, ...] = (Linear, Conv1D, *packed)
     found: dict[int, dict[str, Any]] = {}
     for name, module in model.named_modules():
         number = re.search(r"\.(\d+)\.", name)
-        if number is not None and isinstance(module, Linear | Conv1D):
-            weight: Any = module.weight.detach()
-            found.setdefault(int(number[1]), {})[name] = weight if isinstance(module, Linear) else weight.T  # Conv1D holds it [in, out]
+        if number is None or not isinstance(module, kinds):
+            continue
+        weight: Any = module.to_dense() if isinstance(module, packed) else module.weight.detach()
+        found.setdefault(int(number[1]), {})[name] = weight.T if isinstance(module, Conv1D) else weight  # Conv1D holds it [in, out]
     return found

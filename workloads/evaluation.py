@@ -76,6 +76,21 @@ class EvaluationRecord:
     runs: tuple[EvaluatedRun, ...]  # by length, dense first
 
 
+@dataclass(frozen=True, slots=True)
+class SparsitySplit:
+    """One way to reach a total sparsity: some of it in the weights, once, some in the activations of each token, uniform over layers.
+
+    The first three names are the columns of SPDP's authors, whose README has s1 and s2 the other way round than their code.
+    """
+
+    s1: float  # static, of the weights, as asked for
+    s2: float  # dynamic, of the activations, as asked for
+    Uniform_PPL: float  # perplexity
+    static_sparsity: float  # as reached: share of the linear layers' weights that is zero
+    dynamic_sparsity: float  # as reached: share of their inputs that is dropped, on the tokens that are sparsified
+    total_sparsity: float  # of the two reached: 1 − (1 − static)(1 − dynamic)
+
+
 def method_label(method: dict[str, Any]) -> str:
     """What tables and figures call a method: its name, and the bits and the group of low-bit prediction."""
     name, prediction = str(method.get("name", "unnamed")), method.get("prediction")

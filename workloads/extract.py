@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def extract_trace(
     device: str = "cpu",
     masks: Sequence[str] = (),
     weights: bool = False,
+    activations: bool = False,
     progress: Progress = _no_progress,
 ) -> Trace:
     """Run a model over a text once and store Q, K and V of its layers.
@@ -58,7 +59,8 @@ def extract_trace(
         storage: float32, bfloat16 or float16, the format of the stored numbers.
         masks: names or files of methods whose masks are stored besides, made by this host's kernels.
         weights: store besides which elements of the linear layers' weights are not zero.
-        progress: called after each layer, and after the masks and the weights of each.
+        activations: store besides a histogram of what each linear layer reads, from a second run of the windows.
+        progress: called after each layer, after the masks and the weights of each, and after the histograms.
     Raises:
         XmsimError: whatever is wrong with the model, the text, the choice or the folder, in one sentence.
     """
@@ -80,6 +82,7 @@ def extract_trace(
         storage=storage,
         masks=methods,
         weights=weights,
+        activations=activations,
         progress=progress,
     )
 
@@ -95,6 +98,7 @@ def extract_windows(
     storage: str = "float32",
     masks: Sequence[Method] = (),
     weights: bool = False,
+    activations: bool = False,
     progress: Progress = _no_progress,
 ) -> Trace:
     """Store Q, K and V of a model that reads these windows as one batch, the shorter ones padded; else as `extract_trace`."""
@@ -112,7 +116,7 @@ def extract_windows(
         token_ids=token_ids,
     )
     writer = TraceWriter(out, plan)
-    steps = len(plan.layer_ids) * (1 + bool(masks) + weights)
+    steps = len(plan.layer_ids) * (1 + bool(masks) + weights) + activations
     if writer.missing:
         try:
             _fill(writer, loaded, token_ids, lambda done, _: progress(done, steps))
@@ -131,6 +135,11 @@ def extract_windows(
             store_weights(writer, linear, layer)
         if masks or weights:
             progress(len(trace.layers) + number * (bool(masks) + weights), steps)
+    if activations:
+        from xmsim.workloads.activation_histograms import trace_histograms  # which runs layers by this module
+
+        trace_histograms(trace, loaded)
+        progress(steps, steps)
     return open_trace(out)
 
 
@@ -184,21 +193,31 @@ def model_facts(loaded: LoadedModel) -> ModelFacts:
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         hidden_size=config.hidden_size,
         vocabulary=config.vocab_size,
-        config_sha256=_config_sha256(config),
-        weights_sha256=_weights_sha256(loaded.model),
+        config_sha256=config_sha256(config),
+        weights_sha256=weights_sha256(_parameters(loaded.model)),
     )
 
 
-def _config_sha256(config: Any) -> str:
+def _parameters(model: Any) -> Iterator[tuple[str, Any]]:
+    """(name, tensor) of all that is learned, sorted; layers of our kernels as the matrices that they stand for, one at a time."""
+    plain = dict(model.named_parameters())
+    packed = {f"{name}.weight": module for name, module in model.named_modules() if hasattr(module, "to_dense")}
+    for name in sorted([*plain, *packed]):
+        yield name, plain[name] if name in plain else packed[name].to_dense()
+
+
+def config_sha256(config: Any) -> str:
+    """A hash over what a configuration says about the model."""
     entries = {name: value for name, value in config.to_dict().items() if name not in _NOT_THE_MODEL}
     return hashlib.sha256(json.dumps(entries, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _weights_sha256(model: Any) -> str:
+def weights_sha256(parameters: Iterable[tuple[str, Any]]) -> str:
+    """A hash over (name, tensor) of all parameters, which come sorted by name; one is looked at at a time."""
     import torch
 
     digest = hashlib.sha256()
-    for name, weight in sorted(model.named_parameters()):
+    for name, weight in parameters:
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)};".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 
 from xmsim.workloads.models import LoadedModel, ModelError
 
-Format = Literal["bitmap", "bitmap_int8", "packed"]  # sparse; sparse with int8 weights; dense, in our kernels' order
+# sparse; sparse with int8 weights; dense, in our kernels' order; sparse by columns, which are skipped where an input is zero
+Format = Literal["bitmap", "bitmap_int8", "packed", "spdp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ def sparsify(
     Args:
         model: any nn.Module, or a LoadedModel; changed in place.
         include, exclude: patterns of module names (`*` stands for anything), e.g. "*.mlp.*"; None includes all and excludes none.
-        format: bitmap (zeros are not stored), bitmap_int8 (the rest in int8 with a scale per output), or packed (dense).
+        format: bitmap (zeros are not stored), bitmap_int8 (the rest in int8 with a scale per output), packed (dense), or spdp (zeros are
+            not stored, and decoding reads no column whose input is zero).
         dtype: torch dtype of the weights from now on; None: as they are.
     Returns: the same model; `exchanged_layers` lists what was done.
     Raises:
@@ -73,6 +75,23 @@ def linear_layers(model: Any, *, include: str | Sequence[str] | None = None, exc
     return chosen
 
 
+def all_layers(model: Any) -> dict[str, Any]:
+    """The linear layers of a model, exchanged or not, without the one that makes logits: {module name: module}.
+
+    Raises:
+        ModelError: it has none.
+    """
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
+
+    kinds = (Linear, Conv1D, *kernel_kinds().values())
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    found = {name: module for name, module in model.named_modules() if isinstance(module, kinds) and module is not head}
+    if not found:
+        raise ModelError("the model has no linear layers besides that of its logits")
+    return found
+
+
 def exchange_layers(model: Any, layers: dict[str, Any], format: Format, dtype: Any = None) -> None:
     """Put a layer of our kernels in the place of each of these, one after the other, so that no more than one is held twice."""
     for name in list(layers):
@@ -83,17 +102,29 @@ def kernel_layer(layer: Any, format: Format, dtype: Any = None) -> Any:
     """The layer of our kernels that computes what an nn.Linear or a Conv1D computes; raises as `sparsify`."""
     from torch import nn
 
-    from xmsim.reference.kernels import DenseLinear, Int8SparseLinear, SparseLinear
-
-    kinds = {"bitmap": SparseLinear, "bitmap_int8": Int8SparseLinear, "packed": DenseLinear}
+    kinds = kernel_kinds()
     if format not in kinds:
         raise ModelError(f"no format {format}; linear layers are stored as {', '.join(get_args(Format))}")
     if not isinstance(layer, nn.Linear):  # a Conv1D holds its matrix [in, out]
-        plain = nn.Linear(*layer.weight.shape, bias=layer.bias is not None, device="meta", dtype=layer.weight.dtype)
-        plain.weight = nn.Parameter(layer.weight.detach().t().contiguous(), requires_grad=False)
-        plain.bias = layer.bias
-        layer = plain
+        layer = plain_layer(layer.weight.detach().t().contiguous(), layer.bias)
     return kinds[format].from_linear(layer if dtype is None else layer.to(dtype))
+
+
+def kernel_kinds() -> dict[str, Any]:
+    """The module of each format."""
+    from xmsim.reference.kernels import DenseLinear, Int8SparseLinear, SparseLinear, SpdpLinear
+
+    return {"bitmap": SparseLinear, "bitmap_int8": Int8SparseLinear, "packed": DenseLinear, "spdp": SpdpLinear}
+
+
+def plain_layer(weight: Any, bias: Any) -> Any:
+    """An nn.Linear with this matrix [out_features, in_features], in the same memory."""
+    from torch import nn
+
+    plain = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta", dtype=weight.dtype)
+    plain.weight = nn.Parameter(weight, requires_grad=False)
+    plain.bias = bias
+    return plain
 
 
 def put_layer(model: Any, name: str, layer: Any) -> None:
@@ -102,11 +133,16 @@ def put_layer(model: Any, name: str, layer: Any) -> None:
     setattr(model.get_submodule(parent), last, layer)
 
 
+def restore_layers(model: Any) -> None:
+    """Put an nn.Linear with the same weights, in the model's number format, in the place of each layer of ours."""
+    for layer in exchanged_layers(model):
+        ours = model.get_submodule(layer.name)
+        put_layer(model, layer.name, plain_layer(ours.to_dense().to(model.dtype), ours.bias))
+
+
 def exchanged_layers(model: Any) -> tuple[ExchangedLayer, ...]:
     """The layers of a model that run on our kernels, in the model's order."""
-    from xmsim.reference.kernels import DenseLinear, Int8SparseLinear, SparseLinear
-
-    formats = {SparseLinear: "bitmap", Int8SparseLinear: "bitmap_int8", DenseLinear: "packed"}
+    formats = {kind: name for name, kind in kernel_kinds().items()}
     network = model.model if isinstance(model, LoadedModel) else model
     return tuple(
         ExchangedLayer(
@@ -116,11 +152,17 @@ def exchanged_layers(model: Any) -> tuple[ExchangedLayer, ...]:
             formats[type(module)],
             float((module.to_dense() != 0).float().mean()),
             module.nbytes,
-            module.in_features * module.out_features * module.values.element_size(),
+            module.in_features * module.out_features * element_bytes(module),
         )
         for name, module in network.named_modules()
         if type(module) in formats
     )
+
+
+def element_bytes(layer: Any) -> int:
+    """Bytes of one stored weight of a layer of ours."""
+    packed = layer.packed()
+    return int(packed.order.element_bytes if hasattr(packed, "order") else packed.values.itemsize)
 
 
 def _patterns(patterns: str | Sequence[str] | None) -> tuple[str, ...]:

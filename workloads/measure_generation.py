@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,13 @@ from typing import Any
 from xmsim.configs.errors import XmsimError
 from xmsim.reference.kernels import native
 from xmsim.workloads import native_attention
+from xmsim.workloads.activation_histograms import activation_thresholds, load_histograms
 from xmsim.workloads.attachment import attach
 from xmsim.workloads.generate_timing import time_generation
 from xmsim.workloads.generation_profile import profile_generation
 from xmsim.workloads.generation_record import GenerationRecord, LinearRun
 from xmsim.workloads.host import available_cores, describe_host
-from xmsim.workloads.linear_exchange import linear_layers
+from xmsim.workloads.linear_exchange import linear_layers, restore_layers
 from xmsim.workloads.linear_timing import time_linear
 from xmsim.workloads.linear_variants import TORCH, LinearVariants
 from xmsim.workloads.model_shape import load_shape, random_model
@@ -25,6 +26,7 @@ from xmsim.workloads.threads import thread_limit
 
 ATTENTION_BACKENDS = ("sdpa", "eager", "flash_attention_2")  # transformers' own; besides there is our dense kernel, and methods
 DTYPES = ("bfloat16", "float32")
+SPDP = "spdp"  # the kernel that reads no column whose input is small
 Progress = Callable[[str, int, int], None]  # (what, done, of how many)
 
 
@@ -36,6 +38,8 @@ class GenerationPlan:
     shape: str | None = None  # as load_shape takes it, with random weights
     kernels: tuple[str, ...] = (TORCH, "packed", "bitmap")
     sparsity: float | None = 0.5  # pruned by magnitude, each layer alike; None: weights as they are
+    dynamic_sparsity: float | None = None  # share of the inputs that kernel spdp skips when it decodes; needs histograms
+    histograms: Path | None = None  # as load_histograms takes them
     include: tuple[str, ...] | None = None  # as in sparsify
     attention: str = "sdpa"
     dtype: str = "bfloat16"
@@ -58,6 +62,10 @@ class GenerationPlan:
             raise XmsimError(f"dtype: no {self.dtype}; our kernels compute in {' or '.join(DTYPES)}")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise XmsimError(f"sparsity: {self.sparsity} is not a share; choose at least 0 and less than 1")
+        if (self.dynamic_sparsity is None) != (self.histograms is None):
+            raise XmsimError("dynamic sparsity needs a share and the histograms that its thresholds come from; give both or neither")
+        if self.dynamic_sparsity is not None and SPDP not in self.kernels:
+            raise XmsimError(f"dynamic sparsity: kernel {SPDP} alone skips inputs, and it is not among {', '.join(self.kernels)}")
 
 
 def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, done, steps: None) -> GenerationRecord:
@@ -90,6 +98,8 @@ def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, d
             include=plan.include,
             progress=lambda done, layers: progress("prepare layers", done, layers),
         )
+        if plan.dynamic_sparsity is not None and plan.histograms is not None:
+            _set_thresholds(variants, activation_thresholds(load_histograms(plan.histograms), plan.dynamic_sparsity))
         with ExitStack() as stack:
             if plan.attention in ATTENTION_BACKENDS:
                 _use_attention(model, plan.attention)
@@ -114,6 +124,7 @@ def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, d
         "input_tokens": plan.input_tokens,
         "new_tokens": plan.new_tokens,
         "sparsity": plan.sparsity,
+        "dynamic_sparsity": plan.dynamic_sparsity,
         "include": None if plan.include is None else list(plan.include),
         "threads": threads,
         "pinned": True,
@@ -132,6 +143,7 @@ def _model(plan: GenerationPlan) -> tuple[str, Any, str]:
         name = Path(plan.shape).stem if plan.shape.endswith((".yaml", ".yml")) else plan.shape
         return name, random_model(load_shape(plan.shape), dtype=plan.dtype), "random"
     loaded = load_model(str(plan.model), dtype=plan.dtype, tokenizer=False)
+    restore_layers(loaded.model)  # of a packed folder
     if not hasattr(loaded.model, "generate") or loaded.model.get_output_embeddings() is None:
         raise XmsimError(f"{loaded.name}: generates no text; give a causal language model")
     return loaded.name, loaded.model, "trained"
@@ -145,6 +157,13 @@ def _use_attention(model: Any, backend: str) -> None:
         raise XmsimError(
             f"attention {backend} is not possible here ({reason}); choose another of {', '.join(ATTENTION_BACKENDS)}"
         ) from error
+
+
+def _set_thresholds(variants: LinearVariants, thresholds: Mapping[str, float]) -> None:
+    for name, layer in variants.layers[SPDP].items():
+        if name not in thresholds:
+            raise XmsimError(f"{name}: no histogram of what this layer reads; extract them with --activations from this model")
+        layer.threshold = thresholds[name]
 
 
 def _shape_of(layer: Any) -> tuple[int, int]:

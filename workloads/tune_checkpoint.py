@@ -1,4 +1,4 @@
-"""Where an unfinished tuning is kept: the weights that are tuned and the optimizer's state as safetensors, the rest as JSON.
+"""Where an unfinished training is kept: the weights that are trained and the optimizer's state as safetensors, the rest as JSON.
 
 Nothing in the file can run when it is read.
 """
@@ -10,14 +10,13 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
 from xmsim.configs.codec import decode, encode
 from xmsim.configs.errors import XmsimError
 from xmsim.configs.files import write_whole
-from xmsim.workloads.tuning_record import HeldOutLoss
 
 _FILE = "checkpoint.safetensors"
 _KEY = "xmsim.tuning"
@@ -25,10 +24,9 @@ _KEY = "xmsim.tuning"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a tuning has come."""
+    """How far a training has come."""
 
     seconds: float
-    before: HeldOutLoss
     losses: tuple[float, ...]  # of each step done
 
     @property
@@ -37,20 +35,25 @@ class Progress:
         return len(self.losses)
 
 
-class Checkpoint:
-    """The folder `<out>.part` of a tuning that is not finished."""
+AnyProgress = TypeVar("AnyProgress", bound=Progress)
 
-    def __init__(self, out: Path, plan: dict[str, Any]) -> None:
-        """Find out whether there is a tuning to go on with; nothing is written.
+
+class Checkpoint(Generic[AnyProgress]):
+    """The folder `<out>.part` of a training that is not finished."""
+
+    def __init__(self, out: Path, plan: dict[str, Any], kind: type[AnyProgress], *, name: str) -> None:
+        """Find out whether there is a training to go on with; nothing is written.
 
         Args:
             plan: everything that decides the outcome, as plain JSON values.
+            kind: what is noted of how far it has come.
+            name: what errors call such a training, e.g. tuning.
         Raises:
-            XmsimError: the folder holds something else, or a tuning of another plan.
+            XmsimError: the folder holds something else, or a training of another plan.
         """
         self.folder = out.with_name(f"{out.name}.part")
         self._file = self.folder / _FILE
-        self._plan = plan
+        self._plan, self._kind, self._name = plan, kind, name
         self._check()
 
     @property
@@ -63,11 +66,11 @@ class Checkpoint:
             found = self._header()["plan"]
             if other := [key for key in self._plan if self._plan[key] != found.get(key)]:
                 raise XmsimError(
-                    f"{self.folder}: holds an unfinished tuning with another {', '.join(other)}; "
+                    f"{self.folder}: holds an unfinished {self._name} with another {', '.join(other)}; "
                     "finish it with its own options, delete it, or choose another --out"
                 )
         elif self.folder.exists() and (not self.folder.is_dir() or any(not child.match(".*.tmp") for child in self.folder.iterdir())):
-            raise XmsimError(f"{self.folder}: exists and is no unfinished tuning; move it away or choose another --out")
+            raise XmsimError(f"{self.folder}: exists and is no unfinished {self._name}; move it away or choose another --out")
 
     def _header(self) -> dict[str, Any]:
         try:
@@ -77,11 +80,11 @@ class Checkpoint:
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise XmsimError(f"{self._file}: not a checkpoint of xmsim, or a damaged one ({error}); delete {self.folder}") from error
 
-    def write(self, parameters: dict[str, Any], optimizer: Any, progress: Progress) -> None:
+    def write(self, parameters: dict[str, Any], optimizer: Any, progress: AnyProgress) -> None:
         """Replace what is kept.
 
         Args:
-            parameters: {name: tensor}, those that are tuned.
+            parameters: {name: tensor}, those that are trained.
         Raises:
             XmsimError: the disk is full or the folder cannot be written; what was kept before stays.
         """
@@ -98,15 +101,15 @@ class Checkpoint:
                 self.folder.rmdir()
             raise XmsimError(f"{self._file}: cannot be written ({error}); free some space and run the same command again") from error
 
-    def read(self, parameters: dict[str, Any], optimizer: Any) -> Progress:
-        """Put weights and optimizer state back; gives how far the tuning had come.
+    def read(self, parameters: dict[str, Any], optimizer: Any) -> AnyProgress:
+        """Put weights and optimizer state back; gives how far the training had come.
 
         Raises:
             XmsimError: the file is damaged.
         """
         import torch
 
-        progress = decode(Progress, self._header()["progress"], str(self._file))
+        progress = decode(self._kind, self._header()["progress"], str(self._file))
         states: dict[int, dict[str, Any]] = {}
         try:
             with safe_open(self._file, framework="pt") as file, torch.no_grad():
@@ -123,5 +126,5 @@ class Checkpoint:
         return progress
 
     def delete(self) -> None:
-        """Forget the tuning: it is finished, or cannot be."""
+        """Forget the training: it is finished, or cannot be."""
         shutil.rmtree(self.folder, ignore_errors=True)

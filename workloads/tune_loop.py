@@ -11,14 +11,16 @@ import numpy as np
 
 from xmsim.configs.errors import XmsimError
 from xmsim.workloads.models import LoadedModel, ModelError
-from xmsim.workloads.tune_recipe import RecipeConfig
+from xmsim.workloads.tune_recipe import StepsConfig
 from xmsim.workloads.tune_text import TokenIds, Windows
 
 
 class TuningLoop:
     """Steps of AdamW on every parameter of a model that requires a gradient."""
 
-    def __init__(self, loaded: LoadedModel, windows: Windows, recipe: RecipeConfig, *, seed: int) -> None:
+    rate_option = "--rate"  # what a user lowers when a step fails
+
+    def __init__(self, loaded: LoadedModel, windows: Windows, recipe: StepsConfig, *, seed: int) -> None:
         import torch
 
         self.parameters = {name: parameter for name, parameter in loaded.model.named_parameters() if parameter.requires_grad}
@@ -29,6 +31,11 @@ class TuningLoop:
         self._loaded, self._windows, self._recipe, self._seed = loaded, windows, recipe, seed
         if recipe.gradient_checkpointing:
             _recompute_layers(loaded.model)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self._windows.steps
 
     def step(self, number: int) -> float:
         """Do one step, counted from 0; gives its mean loss in nats a token.
@@ -71,7 +78,7 @@ class TuningLoop:
 
     def _lost(self, number: int, fact: str) -> ModelError:
         return ModelError(
-            f"{self._loaded.name}: tuning cannot go on with step {number + 1}, {fact}; use a --rate below {self._recipe.rate:g}"
+            f"{self._loaded.name}: tuning cannot go on with step {number + 1}, {fact}; use a {self.rate_option} below {self._recipe.rate:g}"
         )
 
 

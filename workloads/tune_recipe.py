@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from xmsim.configs.errors import ConfigError
-from xmsim.configs.schema import Config, PositiveFloat, PositiveInt, Share, check_config
+from xmsim.configs.schema import Config, PositiveFloat, PositiveInt, Share, check_config, check_overridden
 from xmsim.configs.shipped import find_config, shipped_names
-from xmsim.configs.yaml_file import YamlDocument, read_yaml
+from xmsim.configs.yaml_file import read_yaml
 
 FOLDER = "recipes"
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -30,8 +29,8 @@ class LoraConfig(Config):
     four_bit: Literal["nf4", "fp4"] | None = None  # the frozen weights in this format; without: as they are
 
 
-class RecipeConfig(Config):
-    """What a recipe's YAML says. Exactly one of `steps` and `epochs` is given.
+class StepsConfig(Config):
+    """How the steps of a training are made.
 
     The learning rate rises linearly over the first `warm_up` of the steps and falls linearly to zero over the others.
     AdamW; weight decay is for matrices only.
@@ -39,15 +38,20 @@ class RecipeConfig(Config):
 
     length: Annotated[int, Field(ge=2, lt=2**31)]  # tokens of a window
     batch: PositiveInt  # windows of a step
-    steps: PositiveInt | None = None  # of windows drawn at random from the text
-    epochs: PositiveInt | None = None  # times through the text, cut into consecutive windows
     rate: PositiveFloat  # the highest learning rate
     warm_up: Share
     weight_decay: Annotated[float, Field(ge=0)]
     betas: tuple[BelowOne, BelowOne]
     clip: PositiveFloat  # largest norm of the gradient of a step
-    dtype: Literal["float32", "bfloat16"]  # of the computation and of frozen weights; tuned weights are float32
+    dtype: Literal["float32", "bfloat16"]  # of the computation
     gradient_checkpointing: bool  # layers are computed again in the backward pass: less memory, the same result, more time
+
+
+class RecipeConfig(StepsConfig):
+    """What a recipe's YAML says. Exactly one of `steps` and `epochs` is given. Frozen weights are in `dtype`, tuned ones in float32."""
+
+    steps: PositiveInt | None = None  # of windows drawn at random from the text
+    epochs: PositiveInt | None = None  # times through the text, cut into consecutive windows
     held_out: PositiveInt  # windows at the end of the text that are scored before and after, and not tuned on
     lora: LoraConfig | None = None  # without: every weight is tuned
     sources: dict[str, str] = Field(default_factory=dict)  # {key: where its value comes from}
@@ -91,13 +95,5 @@ def load_recipe(name_or_path: str | Path, **overrides: Any) -> Recipe:
     if overrides:
         replaced = {"steps", "epochs"} if {"steps", "epochs"} & set(overrides) else set()
         data = {key: value for key, value in document.data.items() if key not in replaced}
-        config = _overridden(path, data | overrides)
+        config = check_overridden(path, data | overrides, RecipeConfig, f"recipe {path.stem}")
     return Recipe(path.stem, config)
-
-
-def _overridden(path: Path, data: dict[str, Any]) -> RecipeConfig:
-    try:
-        return check_config(YamlDocument(path, data, {(): (1, 1)}), RecipeConfig)
-    except ConfigError as error:  # the fault does not stand in the file, so its line would mislead
-        text = str(error).replace(f"{path}:1:1: ", f"recipe {path.stem} with its overrides: ")
-        raise ConfigError(text.replace("overrides: the file: ", "overrides: ")) from error

@@ -78,8 +78,8 @@ def read_tuning_text(path: Path, tokenizer: Any, recipe: RecipeConfig, *, seed: 
     Raises:
         XmsimError: not readable, not UTF-8, or too short for the recipe.
     """
-    content = _read_xz(path) if path.suffix == ".xz" else read_text(path)
-    ids = _encode(tokenizer, content)
+    content = read_packed_text(path)
+    ids = encode_long_text(tokenizer, content)
     held = recipe.held_out * recipe.length
     if len(ids) < held + recipe.length:
         raise XmsimError(
@@ -103,7 +103,7 @@ def _windows(ids: TokenIds, recipe: RecipeConfig, seed: int) -> Windows:
     return ConsecutiveWindows(ids, length=recipe.length, batch=recipe.batch, epochs=recipe.epochs, seed=seed)
 
 
-def _encode(tokenizer: Any, text: str) -> TokenIds:
+def encode_long_text(tokenizer: Any, text: str) -> TokenIds:
     """Token ids of a whole text, with what the tokenizer puts before one."""
     encoded = (tokenizer(chunk, add_special_tokens=number == 0, verbose=False) for number, chunk in enumerate(_chunks(text)))
     return np.concatenate([np.asarray(part["input_ids"], np.int64) for part in encoded])
@@ -120,7 +120,14 @@ def _chunks(text: str) -> Iterator[str]:
             return
 
 
-def _read_xz(path: Path) -> str:
+def read_packed_text(path: Path) -> str:
+    """A UTF-8 text file, unpacked if its name ends in .xz.
+
+    Raises:
+        XmsimError: not readable, not packed by xz, or not UTF-8.
+    """
+    if path.suffix != ".xz":
+        return read_text(path)
     try:
         with lzma.open(path, "rt", encoding="utf-8") as file:
             return file.read()

@@ -24,6 +24,7 @@ from xmsim.reference.activations.thresholds import (
     PROJECTION_INPUTS,
     layer_thresholds,
     magnitude_threshold,
+    share_within,
     symmetric_threshold,
     uniform_sparsities,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "nearest_step",
     "read_greedy_table",
     "read_histograms",
+    "share_within",
     "sparsified",
     "spmspv",
     "static_sparsity",

@@ -63,6 +63,16 @@ def magnitude_threshold(histogram: ActivationHistogram, sparsity: float) -> floa
     return float(np.interp(sparsity * below[-1], inside[rising], magnitudes[rising]))
 
 
+def share_within(histogram: ActivationHistogram, threshold: float) -> float:
+    """The share of the values whose magnitude is at most the threshold, as if they lay evenly in their bins.
+
+    A threshold of 0 and below drops nothing, wherever the values lie.
+    """
+    below = np.concatenate(([0], np.cumsum(histogram.counts)))
+    upper, lower = np.interp((max(threshold, 0.0), -max(threshold, 0.0)), histogram.edges, below)
+    return float((upper - lower) / below[-1])
+
+
 def layer_thresholds(
     histograms: Mapping[str, ActivationHistogram],
     sparsities: Mapping[str, float],

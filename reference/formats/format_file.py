@@ -11,6 +11,7 @@ import numpy as np
 
 from xmsim.configs.errors import RecordError, nearest
 from xmsim.reference.formats.column_bitmap import ColumnBitmap
+from xmsim.reference.formats.dense_tiles import DenseTiles
 from xmsim.reference.formats.macko import Macko
 from xmsim.reference.formats.sparse_bitmap import SparseBitmap
 from xmsim.reference.formats.tca_bme import TcaBme
@@ -18,7 +19,7 @@ from xmsim.reference.formats.tensor_file import read_tensor_file, write_tensor_f
 from xmsim.reference.formats.tile_order import TileOrder
 from xmsim.reference.formats.two_four import TwoFour
 
-StoredFormat = SparseBitmap | TcaBme | ColumnBitmap | TwoFour | Macko
+StoredFormat = SparseBitmap | TcaBme | ColumnBitmap | TwoFour | Macko | DenseTiles
 
 FORMATS: dict[str, type[StoredFormat]] = {  # by the names that files and the command line use
     "bitmap": SparseBitmap,
@@ -26,6 +27,7 @@ FORMATS: dict[str, type[StoredFormat]] = {  # by the names that files and the co
     "spdp": ColumnBitmap,
     "2:4": TwoFour,
     "macko": Macko,
+    "packed": DenseTiles,  # dense, in the order of our kernels
 }
 KIND, VERSION = "weights", 1
 
@@ -65,7 +67,7 @@ def read_format(path: Path) -> dict[str, StoredFormat]:
 
 
 def _shape_and_element(matrix: StoredFormat) -> dict[str, Any]:
-    if isinstance(matrix, SparseBitmap):
+    if isinstance(matrix, SparseBitmap | DenseTiles):
         order = matrix.order
         return {"shape": [order.out_features, order.in_features], "element": order.element}
     return {"shape": list(matrix.shape), "element": matrix.element}
@@ -77,7 +79,9 @@ def _built(known: Mapping[str, Any], parts: Mapping[str, Any]) -> StoredFormat:
     kind: Any = FORMATS[known["format"]]
     rows, columns = (int(size) for size in known["shape"])
     as_tensor = bool(known["as_tensor"])
-    if kind is SparseBitmap:
-        return SparseBitmap(order=TileOrder(rows, columns, known["element"]), as_tensor=as_tensor, **parts)
-    matrix: StoredFormat = kind(shape=(rows, columns), element=known["element"], as_tensor=as_tensor, **parts)
+    matrix: StoredFormat
+    if kind in (SparseBitmap, DenseTiles):
+        matrix = kind(order=TileOrder(rows, columns, known["element"]), as_tensor=as_tensor, **parts)
+    else:
+        matrix = kind(shape=(rows, columns), element=known["element"], as_tensor=as_tensor, **parts)
     return matrix

@@ -11,6 +11,12 @@ _HOMES = {
     "DenseLinear": "linear_modules",
     "SparseLinear": "linear_modules",
     "Int8SparseLinear": "linear_modules",
+    "SpdpLinear": "column_linear",
+    "sparse_attention": "attention",
+    "KvCache": "kv_cache",
+    "decode_attention": "kv_cache",
+    "PrunedKvCache": "pruned_kv_cache",
+    "pruned_decode_attention": "pruned_kv_cache",
 }
 
 __all__ = list(_HOMES)

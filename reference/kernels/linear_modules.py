@@ -55,6 +55,21 @@ class PackedLinear(torch.nn.Module):
         module._take(weight, bias)
         return module
 
+    @classmethod
+    def from_packed(cls, packed: Packed, bias: torch.Tensor | None = None) -> Self:
+        """Take weights that are packed already, copied to where kernels read them best; bias: [out_features].
+
+        Raises:
+            TypeError: packed in another form than this layer's.
+        """
+        if not isinstance(packed, cls._form) or (packed.order.element == "int8") != (cls._element == "int8"):
+            raise TypeError(f"packed: {type(packed).__name__} of {packed.order.element} is not what {cls.__name__} reads")
+        module = cls.__new__(cls)
+        torch.nn.Module.__init__(module)
+        tensors = tensors_of(packed)
+        module._take_packed(tensors._replace(**{name: _own(part) for name in _PARTS if (part := getattr(tensors, name)) is not None}), bias)
+        return module
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return packed_linear(x, self._tensors(), self.bias)
 
@@ -78,7 +93,10 @@ class PackedLinear(torch.nn.Module):
         return f"{names}, dtype={self.values.dtype}, sparsity={sparsity:.3f}"
 
     def _take(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self._hold(tensors_of(self._form.from_dense(weight, dtype=self._element)))
+        self._take_packed(tensors_of(self._form.from_dense(weight, dtype=self._element)), bias)
+
+    def _take_packed(self, tensors: PackedTensors, bias: torch.Tensor | None) -> None:
+        self._hold(tensors)
         self.register_buffer(_PACKED_AS, torch.tensor([FORMAT_VERSION, self.out_features, self.in_features]))
         if bias is not None and not isinstance(bias, torch.nn.Parameter):
             bias = torch.nn.Parameter(bias)

@@ -54,6 +54,19 @@ def shown_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     return run_main
 
 
+def test_a_machine_whose_dram_is_a_kind_runs_to_the_end(trace: Path, tmp_path: Path) -> None:
+    text = (ACCELERATORS / "dynax_s.yaml").read_text(encoding="utf-8")
+    own = tmp_path / "dynax_lpddr5.yaml"
+    own.write_text(re.sub(r"(?m)^dram: .*$", "dram: {kind: lpddr5_6400, channels: 2, latency_ns: 30}", text), encoding="utf-8")
+    shown = run("simulate", trace, "-m", own, "--out", tmp_path / "results")
+    assert shown.exit_code == 0, shown.output
+    record = read_result(tmp_path / "results" / "dynax_lpddr5.json")
+    assert record.machine.config["dram"]["preset"]["clock_mhz"] == 800
+    for one in record.runs:
+        dram = one.result.actions["dram"]
+        assert dram["activate"] > 0 and dram["read_bits"] >= 8 * one.result.traffic["dram"]["read_bytes"]
+
+
 def test_several_machines_end_in_one_table_with_a_row_for_each(trace: Path, tmp_path: Path) -> None:
     names = ("dynax_s", "sanger", "salo", "salo_v2", "dense", "dense_ws")
     shown = run("simulate", trace, *(word for name in names for word in ("-m", name)), "--out", tmp_path / "results")

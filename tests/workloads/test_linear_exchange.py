@@ -6,9 +6,9 @@ from safetensors.torch import load_model, save_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import xmsim.workloads
-from xmsim.reference.kernels import DenseLinear, Int8SparseLinear, SparseLinear
+from xmsim.reference.kernels import DenseLinear, Int8SparseLinear, SparseLinear, SpdpLinear
 from xmsim.reference.weights import magnitude_keep
-from xmsim.workloads.linear_exchange import exchanged_layers, linear_layers, sparsify
+from xmsim.workloads.linear_exchange import exchanged_layers, linear_layers, restore_layers, sparsify
 from xmsim.workloads.model_shape import ModelShape, random_model
 from xmsim.workloads.models import ModelError
 
@@ -44,7 +44,7 @@ def test_it_is_a_public_name():
     assert xmsim.workloads.sparsify is sparsify
 
 
-@pytest.mark.parametrize(("format", "kind"), [("bitmap", SparseLinear), ("packed", DenseLinear)])
+@pytest.mark.parametrize(("format", "kind"), [("bitmap", SparseLinear), ("packed", DenseLinear), ("spdp", SpdpLinear)])
 def test_the_model_computes_what_it_computed(format, kind):
     model, plain = llama(), llama()
     assert sparsify(model, format=format) is model
@@ -79,6 +79,14 @@ def test_the_report_lists_what_was_exchanged_and_its_bytes():
     assert (first.name, first.in_features, first.out_features, first.format) == ("model.layers.0.self_attn.q_proj", 32, 32, "bitmap")
     assert second.density == pytest.approx(0.5, abs=0.01)
     assert first.dense_bytes == 32 * 32 * 4 and first.weight_bytes < first.dense_bytes
+
+
+@pytest.mark.parametrize("format", ["bitmap", "packed", "spdp"])
+def test_plain_layers_with_the_same_weights_come_back(format):
+    model, plain = sparsify(llama(), format=format), llama()
+    restore_layers(model)
+    assert exchanged_layers(model) == () and len(linear_layers(model)) == 14
+    assert torch.equal(logits(model), logits(plain))
 
 
 def test_gpt2s_layers_which_hold_their_matrix_the_other_way_round_are_exchanged_too():
@@ -119,7 +127,7 @@ def test_any_module_is_served():
     [
         ({"include": "*.qkv"}, r"pattern \*\.qkv: no linear layer of this model has such a name; they are model\.layers\.0\."),
         ({"exclude": "*"}, "no linear layer of the model is left to exchange"),
-        ({"format": "marlin"}, "no format marlin; linear layers are stored as bitmap, bitmap_int8, packed"),
+        ({"format": "marlin"}, "no format marlin; linear layers are stored as bitmap, bitmap_int8, packed, spdp"),
     ],
 )
 def test_what_cannot_be_exchanged_is_refused_before_the_model_changes(options, sentence):

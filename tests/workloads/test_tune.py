@@ -13,7 +13,7 @@ import pytest
 from safetensors import SafetensorError
 
 from xmsim.configs.errors import XmsimError
-from xmsim.workloads import tune
+from xmsim.workloads import resumable_steps, tune
 from xmsim.workloads.methods import Method, load_method
 from xmsim.workloads.models import load_model
 from xmsim.workloads.tune import tune_model
@@ -138,8 +138,8 @@ def test_an_interrupted_tuning_goes_on_and_ends_like_one_at_once(
         pytest.importorskip("peft")
     chosen = recipe(name)
     at_once = tune_model(str(small_llama), text=text, out=tmp_path / "at once", method=method, recipe=chosen)
-    monkeypatch.setattr(tune, "_CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(tune, "_CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(resumable_steps, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(resumable_steps, "_CHECKPOINT_SHARE", 1e9)
     out = tmp_path / "tuned"
     with pytest.raises(KeyboardInterrupt):
         tune_model(str(small_llama), text=text, out=out, method=method, recipe=chosen, watch=stop_after(4))

@@ -29,11 +29,14 @@ def main() -> None:
 
 def _app() -> typer.Typer:
     from xmsim.cli.compare import compare
+    from xmsim.cli.convert import convert
     from xmsim.cli.demo import demo
     from xmsim.cli.doctor import doctor
     from xmsim.cli.evaluate import evaluate
+    from xmsim.cli.explain import explain
     from xmsim.cli.extract import extract
     from xmsim.cli.measure import measure
+    from xmsim.cli.prune import prune
     from xmsim.cli.simulate import simulate
     from xmsim.cli.trace import info
     from xmsim.cli.tune import tune
@@ -59,6 +62,9 @@ def _app() -> typer.Typer:
         _answering(evaluate)
     )
     app.command(epilog="Example:  xmsim tune xm-tiny --method xm --length 512 --batch 1 --steps 4 --out xm-tiny-tuned")(_answering(tune))
+    app.command(epilog="Example:  xmsim prune xm-tiny --method wanda --sparsity 0.5 --samples 8 --out xm-tiny-pruned")(_answering(prune))
+    app.command(epilog="Example:  xmsim explain results/dynax_s.json area_mm2")(_answering(explain))
+    app.command(epilog="Example:  xmsim convert xm-tiny --format packed --out xm-tiny-packed")(_answering(convert))
     app.command(epilog="Example:  xmsim compare results/*.json --out report")(_answering(compare))
     return app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from xmsim.workloads.corpora import Corpus
     from xmsim.workloads.evaluation import EvaluatedRun, EvaluationRecord
+    from xmsim.workloads.prune_pattern import LayerGroups
 
 LOW_BIT = ("xm:1_4_6bit", "xm_32:1_2_4bit")  # as DynaX-L and DynaX-S predict
 
@@ -37,6 +39,9 @@ def evaluate(
     windows: Annotated[int | None, typer.Option(help="Only so many windows of each length; all of the text by default.")] = None,
     dtype: Annotated[str, typer.Option(help="Of weights and computation: float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, or cuda.")] = "cpu",
+    pattern: Annotated[
+        str | None, typer.Option(help="Check that linear layers obey it, e.g. 2:4; of a model by xmsim prune, the one it was pruned to.")
+    ] = None,
 ) -> None:
     """Perplexity of a model with each sparsity method attached, and what its attention then keeps."""
     from xmsim.cli.progress import progress_bar
@@ -47,6 +52,7 @@ def evaluate(
     from xmsim.workloads.methods import load_method, shipped_methods
     from xmsim.workloads.models import load_model
     from xmsim.workloads.protocols import window_plan
+    from xmsim.workloads.prune_pattern import expected_pattern, pattern_groups
 
     methods = [load_method(name) for name in method or (*shipped_methods(), *LOW_BIT)]
     lengths = length or [1024]
@@ -55,15 +61,31 @@ def evaluate(
     corpus = _corpus(text, dataset)
     if corpus.note:
         typer.echo(corpus.note)
+    expected = expected_pattern(model, pattern)
     loaded = load_model(model, dtype=dtype, device=device)
+    groups = list(pattern_groups(loaded.model, *expected)) if expected else []
     with progress_bar(f"evaluate {model}", "windows") as progress:
         record = evaluate_model(loaded, methods, corpus, lengths=lengths, protocol=protocol, windows=windows, progress=progress)
     files = write_evaluation_report(record, out)
     write_evaluation(out / "evaluation.json", record)  # last: where it is, the others belong to it
     console = table_console()
     console.print(evaluation_table(record))
+    for line in _pattern_lines(str(expected[0]) if expected else "", groups):
+        console.print(line, highlight=False)
     for path in (*files, out / "evaluation.json"):
         console.print(f"wrote {path}", highlight=False)
+
+
+def _pattern_lines(pattern: str, groups: list[LayerGroups]) -> Iterator[str]:
+    """How many groups of consecutive weights obey the pattern, in all and in each layer that does not obey it throughout."""
+    if not groups:
+        return
+    obeying, everything = sum(layer.obeying for layer in groups), sum(layer.groups for layer in groups)
+    broken = [layer for layer in groups if layer.obeying < layer.groups]
+    throughout = f"all of them in {len(groups) - len(broken)} of {len(groups)} layers"
+    yield f"pattern {pattern}: {obeying} of {everything} groups obey it, {throughout}"
+    for layer in broken:
+        yield f"  {layer.name}: {layer.obeying} of {layer.groups}, {100 * layer.share:.2f} %"
 
 
 def _corpus(text: Path | None, dataset: str | None) -> Corpus:

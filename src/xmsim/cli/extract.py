@@ -20,6 +20,9 @@ def extract(
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, or cuda.")] = "cpu",
     masks: Annotated[str | None, typer.Option(help="Methods whose masks to store besides, e.g. xm,nm,sanger,topk,salo:1_4_6bit.")] = None,
     weights: Annotated[bool, typer.Option("--weights", help="Store besides which weights of the linear layers are not zero.")] = False,
+    activations: Annotated[
+        bool, typer.Option("--activations", help="Store besides a histogram of what each linear layer reads, for activation sparsity.")
+    ] = False,
 ) -> None:
     """Run a model over a text once and store Q, K and V of its layers: what decides its attention's sparsity."""
     from xmsim.cli.derived import derived_lines
@@ -42,6 +45,7 @@ def extract(
             device=device,
             masks=masks.split(",") if masks else (),
             weights=weights,
+            activations=activations,
             progress=progress,
         )
     manifest = trace.manifest
@@ -52,3 +56,7 @@ def extract(
     )
     for line in derived_lines(manifest):
         typer.echo(line)
+    if activations:
+        from xmsim.workloads.activation_histograms import FILE_NAME, load_histograms
+
+        typer.echo(f"activation histograms  {len(load_histograms(out))} linear layers  {(out / FILE_NAME).stat().st_size / 1e6:.1f} MB")

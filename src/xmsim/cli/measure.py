@@ -27,15 +27,17 @@ def measure(
     model: Annotated[str | None, typer.Option(help="Times a model that generates: as for extract.")] = None,
     shape: Annotated[str | None, typer.Option(help="Times a model of this shape, weights random: shipped name or YAML file.")] = None,
     kernel: Annotated[
-        list[str] | None, typer.Option(help="Linear layers beside torch's: packed, bitmap, bitmap_int8; the first two by default.")
+        list[str] | None, typer.Option(help="Linear layers beside torch's: packed, bitmap, bitmap_int8, spdp; the first two by default.")
     ] = None,
     sparsity: Annotated[float | None, typer.Option(help="Share of each weight matrix pruned by magnitude; none by default.")] = None,
+    dynamic_sparsity: Annotated[
+        float | None, typer.Option(help="Share of each layer's inputs that kernel spdp skips in decoding; needs --histograms.")
+    ] = None,
+    histograms: Annotated[Path | None, typer.Option(help="Trace folder that extract --activations wrote of this model.")] = None,
     include: Annotated[
         list[str] | None, typer.Option(help="Names of layers to exchange, with *; all by default, but lm_head only if named.")
     ] = None,
-    attn: Annotated[
-        str, typer.Option(help="Attention: sdpa, eager, flash_attention_2, native (ours, dense) or a method.")
-    ] = "sdpa",
+    attn: Annotated[str, typer.Option(help="Attention: sdpa, eager, flash_attention_2, native (ours, dense) or a method.")] = "sdpa",
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     input_tokens: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 128,
@@ -73,6 +75,8 @@ def measure(
         shape=shape,
         kernels=kernels_of(kernel or ("packed", "bitmap")),
         sparsity=sparsity,
+        dynamic_sparsity=dynamic_sparsity,
+        histograms=histograms,
         include=tuple(include) if include else None,
         attention=attn,
         dtype=dtype,

@@ -39,7 +39,7 @@ def simulate(
     from xmsim.accel_models.runs import result_file_name, simulate_trace
     from xmsim.cli.progress import progress_bar
     from xmsim.cli.selection import parse_selection
-    from xmsim.cli.tables import detail_tables, machine_line, machines_table, table_console
+    from xmsim.cli.tables import costs_line, detail_tables, machine_line, machines_table, table_console
     from xmsim.sim.result import HeadSampling, write_result
     from xmsim.traces.errors import TraceError
     from xmsim.traces.store import open_trace
@@ -82,6 +82,8 @@ def simulate(
         if len(machines) == 1:
             console.print(*detail_tables(record), sep="\n")
         console.print(machine_line(record, path), highlight=False)
+        if estimated := costs_line(record):
+            console.print(estimated, highlight=False, soft_wrap=True)
         if "masks" in record.trace:
             console.print(f"{model.name}  masks: {record.trace['masks']}", highlight=False)
         if timeline:

@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from xmsim.configs.costs import Bar, Quantity
 from xmsim.sim.result import DECODE, CauseCycles, HeadResult, LayerRun, PhaseResult, SimResult, SimulationRecord
 
 WIDTH = 140  # columns, where the output is no terminal and so has no width of its own
@@ -35,6 +36,49 @@ def machine_line(record: SimulationRecord, path: Path) -> str:
     per_token = f"  {_token_ms(record)} ms/token (median)" if record.phase == DECODE else ""
     remark = f"  not native: {_mask_remark(record)}" if _mask_remark(record) else ""
     return f"{record.machine.name}  {record.cycles} cycles  {total}{per_token}{remark}  {path}"
+
+
+def costs_line(record: SimulationRecord) -> str | None:
+    """`dynax_s  area 1.08 +0.25 −0.20 mm²  power ...`, nominal and 90 % bars; None where nothing is estimated."""
+    costs = record.costs
+    if costs is None:
+        return None
+    parts = (
+        ("area", costs.area.total, 1.0, "mm²"),
+        ("power", costs.power, 1.0, "mW"),
+        ("energy on chip", costs.on_chip_energy.total, 1e-6, "µJ"),
+        ("energy of DRAM", costs.dram_energy.total, 1e-6, "µJ"),
+    )
+    shown = "  ".join(f"{name} {bar_text(value, scale)} {unit}" for name, value, scale, unit in parts)
+    return f"{record.machine.name}  {shown}  (nominal, 5 to 95 %; xmsim explain says where from)"
+
+
+def bar_text(value: Bar, scale: float = 1.0) -> str:
+    """`1.08 +0.25 -0.20`, from nominal to the ends of the bar."""
+    nominal = scale * value.nominal
+    return f"{nominal:.3g} +{scale * value.high - nominal:.2g} −{nominal - scale * value.low:.2g}"
+
+
+def terms_table(title: str, quantity: Quantity, unit: str) -> Table:
+    """One row per term of a unit, or of all: count, the product of its factors, and each factor with its source; largest first."""
+    largest = {(term.unit, term.part) for term in quantity.largest()}
+    chosen = sorted((term for term in quantity.terms if unit in ("", term.unit)), key=lambda term: -term.nominal)
+    total = quantity.by_unit[unit] if unit else quantity.total
+    table = Table(title=f"{title}: {bar_text(total)}; * is one of the five largest of all", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in ("unit", "part"):
+        table.add_column(name)
+    for name in ("share, %", "value", "= count"):
+        table.add_column(name, justify="right")
+    table.add_column("× factors [low, nominal, high] (source)")
+    for term in chosen:
+        factors = "\n".join(
+            f"{factor.name} {factor.value.low:.3g}, {factor.value.nominal:.3g}, {factor.value.high:.3g} {factor.unit} ({factor.source})"
+            for factor in term.factors
+        )
+        mark = "*" if (term.unit, term.part) in largest else ""
+        share = f"{mark}{100 * term.nominal / total.nominal:.1f}" if total.nominal else ""
+        table.add_row(term.unit, term.part, share, f"{term.nominal:.4g}", f"{term.count:.6g}", factors)
+    return table
 
 
 def tokens_table(record: SimulationRecord) -> Table:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,6 +37,7 @@ def tune(
     ] = None,
 ) -> None:
     """Fine-tune a model so that it does with the pairs that a method keeps; options replace what the recipe says."""
+    from xmsim.cli.progress import loss_bar
     from xmsim.configs.errors import XmsimError
     from xmsim.workloads.adapters import merge_adapter
     from xmsim.workloads.methods import load_method
@@ -52,7 +52,7 @@ def tune(
         raise XmsimError("name the model to tune, or an adapter to --merge")
     overrides = {"steps": steps, "epochs": epochs, "length": length, "batch": batch, "rate": rate, "dtype": dtype}
     chosen = load_recipe(_recipe_name(recipe, lora, qlora), **{key: value for key, value in overrides.items() if value is not None})
-    with _loss_bar(f"tune {model}") as watch:
+    with loss_bar(f"tune {model}") as watch:
         record = tune_model(model, text=text, out=out, method=load_method(method), recipe=chosen, seed=seed, device=device, watch=watch)
     for line in _summary(record):
         typer.echo(line)
@@ -91,17 +91,3 @@ def _summary(record: TuningRecord) -> Iterator[str]:
 def _with_error(loss: HeldOutLoss) -> str:
     """What the method costs, with its standard error over windows."""
     return f"{loss.cost:.4f}" if loss.cost_error is None else f"{loss.cost:.4f} ± {loss.cost_error:.4f}"
-
-
-@contextmanager
-def _loss_bar(task: str) -> Iterator[Callable[[int, int, float], None]]:
-    """A bar on stderr that shows the loss of the last step; silent where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
-    loss_column = TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn()
-    with Progress(*columns, *loss_column, console=console, transient=True, disable=not console.is_terminal) as bar:
-        shown = bar.add_task(task, total=None, loss=float("nan"))
-        yield lambda done, steps, loss: bar.update(shown, completed=done, total=steps, loss=loss)

@@ -9,6 +9,7 @@ from xmsim.reference.activations import (
     ActivationHistogram,
     layer_thresholds,
     magnitude_threshold,
+    share_within,
     symmetric_threshold,
     threshold_keep,
     uniform_sparsities,
@@ -87,3 +88,14 @@ def test_bad_arguments_are_named():
         layer_thresholds({"mlp_h1": histogram}, {"fc1": 0.5})
     with pytest.raises(ValueError, match="histograms: attention_h1, which q reads, is missing; there are mlp_h1"):
         layer_thresholds({"mlp_h1": histogram}, {"q": 0.5})
+
+
+def test_the_share_within_a_magnitude_threshold_is_the_sparsity_it_was_made_for():
+    values = np.random.default_rng(4).normal(0.2, 0.7, 50_000).astype(np.float32)  # not around zero
+    histogram = ActivationHistogram.from_values(values)
+    for sparsity in (0.1, 0.5, 0.9):
+        threshold = magnitude_threshold(histogram, sparsity)
+        assert share_within(histogram, threshold) == pytest.approx(sparsity, abs=1e-9)
+        assert share_within(histogram, threshold) == pytest.approx((abs(values) <= threshold).mean(), abs=1e-3)
+    assert share_within(histogram, symmetric_threshold(histogram, 0.5)) == pytest.approx(0.645, abs=0.01)
+    assert share_within(histogram, 0.0) == share_within(histogram, -1.0) == 0.0

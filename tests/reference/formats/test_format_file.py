@@ -83,7 +83,7 @@ def test_an_edited_header_is_answered_with_one_sentence(path, change, sentence):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "packed"])  # which holds every element, and nothing to follow
 def test_damaged_parts_are_refused_before_anything_follows_them(path, name):
     write_format(path, {"w": FORMATS[name].from_dense(weight())})
 
