@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from fractions import Fraction
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr, model_validator
 
 from xmsim.accel_models.projections import INPUT_PHASE_HEAD, DenseArray, output_phase_head, projections_of, with_projections
+from xmsim.configs.costs import Costs
 from xmsim.configs.errors import ConfigError
-from xmsim.configs.schema import Config, PositiveFloat
+from xmsim.configs.schema import Config, PositiveFloat, PositiveInt
+from xmsim.configs.technology_tables import TechnologyConfig
 from xmsim.sim.compiled_engine import run_compiled
+from xmsim.sim.costs import Actions, estimate_costs
+from xmsim.sim.dram_preset import DramPreset, bank_model, load_preset
 from xmsim.sim.event_engine import run_events
+from xmsim.sim.inventory import ComponentCounts
 from xmsim.sim.log import Account, EngineLog, head_accounts, idle_cycles, layer_account
 from xmsim.sim.result import HeadResult, MachineFacts, PhaseResult, ProjectionResult, SimResult
 from xmsim.sim.schedule import Channel, Schedule, bounds
@@ -36,10 +41,46 @@ def execute(schedule: Schedule, engine: Engine) -> EngineLog:
 
 
 class DramConfig(Config):
-    """One DRAM channel: a line with a bandwidth, and a latency for reads."""
+    """DRAM as a line with a bandwidth, or with the banks and rows of a kind of `configs/dram`; exactly one of the two."""
 
-    gigabytes_per_second: Annotated[float, Field(ge=1e-3, le=1e6)]  # 1e9 bytes
-    latency_ns: Annotated[float, Field(ge=0, le=1e6)]
+    gigabytes_per_second: Annotated[float, Field(ge=1e-3, le=1e6)] | None = None  # 1e9 bytes
+    kind: str | None = None  # a shipped one, or a YAML file
+    channels: PositiveInt | None = None  # physical ones, of a kind; None: as it is sold
+    latency_ns: Annotated[float, Field(ge=0, le=1e6)]  # added to reads: of a line all of it, of a kind controller and wires
+    _preset: DramPreset | None = PrivateAttr(None)  # what `kind` names
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if (self.gigabytes_per_second is None) == (self.kind is None):
+            raise ValueError("give either gigabytes_per_second or kind")
+        if self.kind is None:
+            if self.channels is not None:
+                raise ValueError("channels are those of a kind; name one, or leave them out")
+            return self
+        try:
+            self._preset = load_preset(self.kind)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def preset(self) -> DramPreset | None:
+        """What `kind` names; None: a line."""
+        return self._preset
+
+    def channel(self, clock_mhz: float) -> Channel:
+        """What a machine of this clock sees of it."""
+        machine_mhz = Fraction(str(clock_mhz))
+        latency_cycles = math.ceil(Fraction(str(self.latency_ns)) * machine_mhz / 1000)
+        if self._preset:
+            banks = bank_model(self._preset, self.channels or self._preset.channels, machine_mhz)
+            return Channel("dram", banks.bytes_per_cycle, latency_cycles, banks)
+        return Channel("dram", Fraction(str(self.gigabytes_per_second)) * 1000 / machine_mhz, latency_cycles)
+
+    def effective(self) -> dict[str, Any]:
+        """What a record says of it: of a kind all its numbers."""
+        stated = self.model_dump(mode="json", exclude_none=True)
+        return stated | {"preset": self._preset.model_dump(mode="json")} if self._preset else stated
 
 
 class AreaConfig(Config):
@@ -58,6 +99,7 @@ class MachineConfig(Config):
     projections: Literal["simulated", "none"]  # Q, K, V and output projections around attention, as phases of their own
     dram: DramConfig
     area: AreaConfig
+    technology: TechnologyConfig | None = None  # None: area and energy are not estimated
     sources: dict[str, str]  # {key: where its value comes from}
 
 
@@ -97,6 +139,14 @@ class Accelerator(ABC):
     def peak_macs_per_cycle(self) -> int:
         """Full-precision multiply-accumulates in a cycle when every unit works."""
 
+    def area(self) -> ComponentCounts:
+        """Parts and memories of the machine, from which area and energy are estimated.
+
+        Raises:
+            ConfigError: it does not say.
+        """
+        raise ConfigError(f"{self.name}: technology: model {self.config.model} has no inventory (`area`); leave technology out")
+
     def metrics(self, workload: AttentionWorkload) -> dict[str, float]:
         """What the machine's own scheduler reports besides cycles."""
         return {}
@@ -110,11 +160,7 @@ class Accelerator(ABC):
 
     def dram_channel(self) -> Channel:
         """The DRAM of the configuration at this machine's clock."""
-        dram = self.config.dram
-        clock_hz = Fraction(str(self.config.clock_mhz)) * 10**6
-        latency_cycles = Fraction(str(dram.latency_ns)) * clock_hz / 10**9
-        bytes_per_cycle = Fraction(str(dram.gigabytes_per_second)) * 10**9 / clock_hz
-        return Channel("dram", bytes_per_cycle, math.ceil(latency_cycles))
+        return self.config.dram.channel(self.config.clock_mhz)
 
     def facts(self) -> MachineFacts:
         """What a report needs to know about this machine."""
@@ -126,8 +172,22 @@ class Accelerator(ABC):
             dram_bytes_per_cycle=float(self.dram_channel().bytes_per_cycle),
             area_mm2=self.config.area.published_mm2,
             area_source=self.config.area.source,
-            config=self.config.model_dump(mode="json"),
+            config=self.config.model_dump(mode="json") | {"dram": self.config.dram.effective()},
         )
+
+    def costs(self, actions: Actions, dram_bytes: float, time_ms: float) -> Costs | None:
+        """Area, and energy of these actions and bytes over this time; None if the YAML says no technology.
+
+        Raises:
+            ConfigError: the tables do not have what the machine is made of, or a memory is slower than the clock.
+        """
+        if self.config.technology is None:
+            return None
+        technology, clock_mhz, preset = self.config.technology, self.config.clock_mhz, self.config.dram.preset
+        try:
+            return estimate_costs(self.area(), technology, clock_mhz, actions, dram_bytes, time_ms, preset)
+        except ConfigError as error:
+            raise ConfigError(f"{self.name}: {error}") from error
 
     def simulate(self, workload: AttentionWorkload, engine: Engine = "compiled") -> SimResult:
         """Run one layer.

@@ -12,12 +12,14 @@ do scores, exponential and values in place.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from xmsim.accel_models.accelerator import Accelerator, MachineConfig
+from xmsim.accel_models.dram_layout import dram_layout
 from xmsim.accel_models.dynax_arithmetic import ArithmeticConfig, SegmentShape, attention_output, highest_point
 from xmsim.accel_models.dynax_block_pipeline import block_pipeline
 from xmsim.accel_models.dynax_execute_array import ExecuteArrayConfig, block_drain_cycles, block_period_cycles, dense_product_cycles
@@ -44,11 +46,15 @@ from xmsim.accel_models.errors import WorkloadError
 from xmsim.accel_models.functional import FunctionalResult, judge_output, operands_of
 from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages
 from xmsim.configs.schema import Config, PositiveInt
+from xmsim.sim.inventory import Access, ComponentCounts, Memory, Part, registers, selector
 from xmsim.sim.schedule import UNLIMITED, Int64Array, Schedule, Stage
 from xmsim.sim.schedule_builder import finish
 from xmsim.workloads.attention import AttentionWorkload
 
 PIPELINES = {"block": block_pipeline, "window": window_pipeline}
+
+
+SUM_BYTES = 4  # of an output element that is being added up
 
 
 class SchedulerConfig(Config):
@@ -137,6 +143,42 @@ class Dynax(Accelerator):
             product_cycles=lambda rows, columns, inner: dense_product_cycles(columns, inner, array),
             streams=array.columns,
         )
+
+    def area(self) -> ComponentCounts:
+        """Arrays as in the released RTL, with 16-bit operands; buffers of the YAML, and of two windows (sizes assumed)."""
+        config, predict, array, pruning = self.config, self.config.prediction_array, self.config.execute_array, self.config.pruning
+        word, sums = 8 * WORD_BYTES, config.arithmetic.bits
+        low_pes, pes, rows = predict.rows * predict.columns, self.peak_macs_per_cycle(), array.count * array.rows
+        low_bits = (predict.group + 1) * predict.bits + 2 * predict.bits + (predict.columns - 1).bit_length()  # operands, partial sum
+        shared_bits = rows * (pruning.block + 1) * word
+        parts = (
+            Part("prediction_array", "integer_mac", predict.bits, low_pes, {"mac": 1}),
+            registers("prediction_array", low_pes * low_bits, {"mac": low_bits}),
+            selector("prediction_array", predict.group, predict.bits, low_pes, "mac"),
+            Part("prediction_array", "exp_unit", sums, predict.rows, {"exp": 1}),
+            Part("prediction_array", "adder", sums, 2 * predict.rows, {"exp": 2}),  # of the row and of a block
+            Part("top_k", "top_k_cell", word, predict.rows * pruning.kept, {"compare": 1}),
+            Part("decision", "comparator", word, 2 * predict.rows, {"compare": 1}),
+            Part("execute_array", "integer_mac", word, pes, {"mac": 1}),
+            registers("execute_array", shared_bits + pes * 2 * sums, {"mac": shared_bits / pes + sums}),
+            selector("execute_array", pruning.block, word, pes, "mac"),
+            Part("execute_array", "exp_unit", sums, pes, {"exp": 1}),
+            Part("accumulator", "adder", 32, rows * array.columns, {"add": array.columns}),  # a tree behind each row, and the sum
+            Part("divider", "divider", word, config.dividers, {"divide": 1}),
+        )
+        head_dim = predict.group * predict.columns  # the head for which the prediction array is as wide
+        held_keys = config.kv.buffer_bytes // (2 * head_dim * WORD_BYTES)
+        record_bytes, window = index_record_bytes(pruning), self._window_rows()
+        key_bytes = Access("prediction_array", "mac", predict.group * predict.bits / 8 / predict.rows, 0)
+        memory = partial(Memory.of_width, size_known=False)  # the paper states none
+        memories = (
+            memory("query_buffer", 2 * window * head_dim * WORD_BYTES, rows * word),
+            memory("kv_buffer", config.kv.buffer_bytes, pruning.block * word),
+            memory("key_buffer", predict.key_buffer_bytes, head_dim * predict.bits, (key_bytes,)),
+            memory("index_buffer", 2 * window * max(1, held_keys // pruning.block) * record_bytes, 8 * record_bytes),
+            memory("output_buffer", window * head_dim * SUM_BYTES, rows * 32, (Access("accumulator", "add", SUM_BYTES, SUM_BYTES),)),
+        )
+        return ComponentCounts(parts, memories)
 
     def metrics(self, workload: AttentionWorkload) -> dict[str, float]:
         """Packing efficiency (segments / rows of the hardware blocks they fill), and blocks with more than N kept keys."""
@@ -249,6 +291,7 @@ class Dynax(Accelerator):
             dividers=config.dividers,
             resident_heads=config.kv.buffer_bytes // (2 * workload.keys * head_dim * WORD_BYTES),
             places=min(config.kv.stream_blocks, config.kv.buffer_bytes // self._block_bytes(workload)),
+            layout=dram_layout(workload, WORD_BYTES, config.prediction_array.bits),
         )
 
     def _stages(self, workload: AttentionWorkload) -> tuple[Stage, ...]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from xmsim.accel_models.dram_layout import key_value_address, low_bit_key_address, output_address, query_address
 from xmsim.accel_models.dynax_plan import (
     DECISION,
     DIVIDE,
@@ -35,6 +36,7 @@ from xmsim.accel_models.dynax_plan import (
     count_decision,
     count_execution,
     count_prediction,
+    first_low_bit_key,
     low_bit_bytes,
     record_count,
     tile_blocks,
@@ -106,11 +108,12 @@ def _predict_window(tables: ScheduleTables, plan: Plan, work: Work, progress: _P
             add_after(tables, progress.executed[window - 2])  # query and index buffers hold two windows
         visit = add_visit(tables, QUERY_LOAD, 1)
         query_bytes = tile_rows(plan, tile) * plan.head_dim * WORD_BYTES
-        add_request(tables, visit, DRAM, READ, query_bytes, 0)
+        add_request(tables, visit, DRAM, READ, query_bytes, query_address(plan.layout, head, tile * plan.tile_rows))
         tables.actions[visit, QUERY_WRITE] = query_bytes
         if plan.predicts:
             visit = add_visit(tables, PREDICTOR, work.period_cycles[tile])
-            add_request(tables, visit, DRAM, READ, low_bit_bytes(plan, work, tile, progress.on_chip), 0)
+            low_bit_at = low_bit_key_address(plan.layout, head // plan.group, first_low_bit_key(plan, work, tile, progress.on_chip))
+            add_request(tables, visit, DRAM, READ, low_bit_bytes(plan, work, tile, progress.on_chip), low_bit_at)
             count_prediction(tables, visit, plan, work, tile)
             add_visit(tables, PREDICTOR_DRAIN, plan.latency_cycles)
             visit = add_visit(tables, DECISION, tile_blocks(plan, work, tile))  # one compare unit a row
@@ -147,7 +150,8 @@ def _execute_window(tables: ScheduleTables, plan: Plan, work: Work, progress: _P
     visit = add_visit(tables, DIVIDER, -(-rows * plan.head_dim // plan.dividers))
     tables.actions[visit, DIVIDE] = rows * plan.head_dim
     visit = add_visit(tables, STORE, 1)
-    add_request(tables, visit, DRAM, WRITE, rows * plan.head_dim * WORD_BYTES, 0)
+    output_at = output_address(plan.layout, head, part * plan.window_tiles * plan.tile_rows)
+    add_request(tables, visit, DRAM, WRITE, rows * plan.head_dim * WORD_BYTES, output_at)
 
 
 @njit(cache=True)
@@ -176,7 +180,7 @@ def _execute_block(
             add_after(tables, progress.place_free[place])
         visit = add_visit(tables, KV_LOAD, 1)
         kv_bytes = block_kv_bytes(plan, block)
-        add_request(tables, visit, DRAM, READ, kv_bytes, block * block_kv_bytes(plan, 0))
+        add_request(tables, visit, DRAM, READ, kv_bytes, key_value_address(plan.layout, head // plan.group, block * plan.block))
         tables.actions[visit, KV_WRITE] = kv_bytes
         if resident:
             progress.loaded[block] = load

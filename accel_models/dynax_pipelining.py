@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from xmsim.accel_models.accelerator import DramConfig
 from xmsim.accel_models.dynax import Dynax
 from xmsim.sim.compiled_engine import run_compiled
 from xmsim.sim.schedule import Schedule
@@ -68,5 +69,4 @@ def _with(machine: Dynax, **changes: object) -> Dynax:
 
 
 def _with_memory(machine: Dynax, gigabytes_per_second: float, latency_ns: float) -> Dynax:
-    rates = {"gigabytes_per_second": gigabytes_per_second, "latency_ns": latency_ns}
-    return _with(machine, dram=machine.config.dram.model_copy(update=rates))
+    return _with(machine, dram=DramConfig(gigabytes_per_second=gigabytes_per_second, latency_ns=latency_ns))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from numba import njit
 
+from xmsim.accel_models.dram_layout import DramLayout
 from xmsim.sim.schedule import Int64Array
 from xmsim.sim.schedule_builder import ScheduleTables
 
@@ -74,6 +75,7 @@ class Plan(NamedTuple):
     dividers: int
     resident_heads: int  # KV heads whose K and V fit the buffer; 0: blocks are streamed
     places: int  # streamed blocks that the buffer holds at a time
+    layout: DramLayout
 
 
 class Work(NamedTuple):
@@ -114,11 +116,16 @@ def record_count(plan: Plan, work: Work, window: int) -> int:
 
 
 @njit(cache=True)
+def first_low_bit_key(plan: Plan, work: Work, tile: int, on_chip: Int64Array) -> int:
+    """First of the low-bit keys that a tile brings from DRAM."""
+    return max(work.first_key[tile], on_chip[0]) if plan.keys_stay else work.first_key[tile]
+
+
+@njit(cache=True)
 def low_bit_bytes(plan: Plan, work: Work, tile: int, on_chip: Int64Array) -> int:
     """Bytes of low-bit keys that a tile brings from DRAM; on_chip [1] counts keys of this KV head, from 0 on, that stay."""
-    first, end = work.first_key[tile], min(work.end_key[tile], plan.keys)
+    first, end = first_low_bit_key(plan, work, tile, on_chip), min(work.end_key[tile], plan.keys)
     if plan.keys_stay:
-        first = max(first, on_chip[0])
         on_chip[0] = max(end, on_chip[0])
     return -(-max(0, end - first) * plan.head_dim * plan.low_bits // 8)
 

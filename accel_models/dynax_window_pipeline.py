@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from xmsim.accel_models.dram_layout import key_value_address, output_address, query_address
 from xmsim.accel_models.dynax_execute_array import ExecuteArrayConfig, block_drain_cycles, block_period_cycles
 from xmsim.accel_models.dynax_plan import (
     DIVIDE,
@@ -112,14 +113,15 @@ def _predict_window(tables: ScheduleTables, plan: Plan, work: Work, progress: _P
         if window >= 2:
             add_after(tables, progress.executed[window - 2])
         query_bytes = tile_rows(plan, tile) * plan.head_dim * WORD_BYTES
+        query_at = query_address(plan.layout, head, tile * plan.tile_rows)
         if plan.predicts:
             visit = add_visit(tables, PREDICTOR, work.period_cycles[tile])
-            add_request(tables, visit, DRAM, READ, query_bytes + low_bit_bytes(plan, work, tile, progress.on_chip), 0)
+            add_request(tables, visit, DRAM, READ, query_bytes + low_bit_bytes(plan, work, tile, progress.on_chip), query_at)
             count_prediction(tables, visit, plan, work, tile)
             count_decision(tables, visit, plan, work, tile)
         else:
             visit = add_visit(tables, QUERY_LOAD, 1)
-            add_request(tables, visit, DRAM, READ, query_bytes, 0)
+            add_request(tables, visit, DRAM, READ, query_bytes, query_at)
         tables.actions[visit, QUERY_WRITE] = query_bytes
     predicted = add_job(tables, head)
     for job in range(first, predicted):
@@ -144,7 +146,8 @@ def _execute_window(tables: ScheduleTables, plan: Plan, work: Work, progress: _P
             count_execution(tables, visit, plan, used_rows)
             if not progress.loaded[block]:
                 kv_bytes = block_kv_bytes(plan, block)
-                add_request(tables, visit, DRAM, READ, kv_bytes, block * block_kv_bytes(plan, 0))
+                kv_at = key_value_address(plan.layout, head // plan.group, block * plan.block)
+                add_request(tables, visit, DRAM, READ, kv_bytes, kv_at)
                 tables.actions[visit, KV_WRITE] = kv_bytes
                 progress.loaded[block] = 1
             visit = add_visit(tables, EXECUTE_DRAIN, plan.drain_cycles)
@@ -152,7 +155,8 @@ def _execute_window(tables: ScheduleTables, plan: Plan, work: Work, progress: _P
         _begin(tables, progress, window, head)
         visit = add_visit(tables, STORE, 1)
     rows = window_rows(plan, part)
-    add_request(tables, visit, DRAM, WRITE, rows * plan.head_dim * WORD_BYTES, 0)
+    output_at = output_address(plan.layout, head, part * plan.window_tiles * plan.tile_rows)
+    add_request(tables, visit, DRAM, WRITE, rows * plan.head_dim * WORD_BYTES, output_at)
     tables.actions[visit, DIVIDE] = rows * plan.head_dim
     if plan.predicts:
         tables.actions[visit, INDEX_READ] = record_count(plan, work, part) * plan.record_bytes

@@ -58,6 +58,7 @@ def simulate_trace(
         sampling=sampling,
         runs=(),
     )
+    machine.costs({}, 0.0, 0.0)  # what cannot be estimated is refused before hours of simulation
     chosen = trace.layers if layers is None else layers
     runs, from_store = [], 0
     for done, layer in enumerate(chosen):
@@ -94,7 +95,8 @@ def simulate_trace(
     if trace.has_masks:  # then it is said whether they were used
         others = "" if from_store == len(chosen) else ", the others made anew"
         record = replace(record, trace=record.trace | {"masks": f"{from_store} of {len(chosen)} layers as stored{others}"})
-    return replace(record, runs=tuple(runs))
+    record = replace(record, runs=tuple(runs))
+    return replace(record, costs=machine.costs(record.actions(), record.dram_bytes(), record.milliseconds(record.cycles)))
 
 
 def result_file_name(record: SimulationRecord) -> str:

@@ -16,12 +16,14 @@ from numba import njit
 from pydantic import Field, model_validator
 
 from xmsim.accel_models.accelerator import Accelerator, MachineConfig
+from xmsim.accel_models.dram_layout import DramLayout, dram_layout, key_value_address, output_address, query_address
 from xmsim.accel_models.errors import WorkloadError
 from xmsim.accel_models.functional import FunctionalResult, judge_output
 from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages
 from xmsim.accel_models.salo_array import (
     FLUSH_CYCLES,
     SaloArrayConfig,
+    array_parts,
     dense_product_cycles,
     dense_streams,
     exposed_merge_cycles,
@@ -34,6 +36,7 @@ from xmsim.accel_models.salo_numbers import NormalisingFormatConfig, normalising
 from xmsim.accel_models.salo_published import PublishedEstimate, published_model_v1, published_model_v2
 from xmsim.accel_models.salo_window import ANY_KEYS, WindowPasses, WindowPattern, window_passes, window_row_passes
 from xmsim.configs.schema import Config, PositiveInt
+from xmsim.sim.inventory import ComponentCounts, Memory, Part
 from xmsim.sim.schedule import UNLIMITED, Int64Array, Schedule, Stage
 from xmsim.sim.schedule_builder import ScheduleTables, add_after, add_job, add_request, add_visit, empty_tables, finish
 from xmsim.workloads.attention import AttentionWorkload
@@ -42,6 +45,7 @@ from xmsim.workloads.method_kinds import WindowConfig
 __all__ = ["PublishedEstimate", "Salo", "SaloConfig", "published_model_v1", "published_model_v2"]
 
 WORD_BYTES = 2  # 16-bit operands and results
+HEAD_DIM = 64  # of the emitted instance
 
 QUERY_LOAD, KV_LOAD, PE_ARRAY, WEIGHTED_SUM, STORE = range(5)
 DRAM = 0
@@ -103,6 +107,7 @@ class _Plan(NamedTuple):
     resident_heads: int  # KV heads whose K and V fit the buffer
     sliding: bool  # the buffer holds what the window of a group moves over
     loads_ahead: int
+    layout: DramLayout
 
 
 def _reached_count(workload: AttentionWorkload, pattern: WindowPattern) -> int:
@@ -136,6 +141,20 @@ class Salo(Accelerator):
             product_cycles=lambda rows, columns, inner: dense_product_cycles(columns, inner, array),
             streams=dense_streams(array),
         )
+
+    def area(self) -> ComponentCounts:
+        """Units with a multiplier for the probability and a divider a row, as in the released RTL; buffers as in the YAML, and assumed."""
+        array, numbers = self.config.pe_array, self.config.arithmetic
+        parts = (
+            *array_parts(array, HEAD_DIM, numbers.bits, numbers.exponent_bits),
+            Part("pe_array", "integer_multiplier", numbers.bits, processing_elements(array), {"multiply": 1}),
+            Part("pe_array", "divider", 2 * numbers.bits, array.rows + array.global_rows, {}),  # once a row and pass
+        )
+        memories = (
+            Memory.of_width("query_buffer", 2 * array.rows * HEAD_DIM * WORD_BYTES, array.rows * numbers.bits),
+            Memory.of_width("kv_buffer", self.config.kv.buffer_bytes, ports(array) * numbers.bits),
+        )
+        return ComponentCounts(parts, memories)
 
     def metrics(self, workload: AttentionWorkload) -> dict[str, float]:
         """Passes of all heads, and the share of the mask's pairs that the machine's pattern reaches."""
@@ -237,6 +256,7 @@ class Salo(Accelerator):
             resident_heads=resident_heads,
             sliding=sliding,
             loads_ahead=kv.outstanding_loads,
+            layout=dram_layout(workload, WORD_BYTES),
         )
 
     def _stages(self, plan: _Plan) -> tuple[Stage, ...]:
@@ -272,6 +292,7 @@ def _write(tables: ScheduleTables, plan: _Plan, passes: WindowPasses) -> None:
         new_keys = plan.resident_heads == 0 or head % plan.group == 0
         if new_keys:
             progress.loaded[:] = 0
+        rows_before, outputs_before = 0, 0  # queries and outputs of a group lie together, also where its window is dilated
         for group in range(len(passes.group_rows)):
             if passes.group_rows[group] == 0:
                 continue
@@ -280,7 +301,8 @@ def _write(tables: ScheduleTables, plan: _Plan, passes: WindowPasses) -> None:
                 add_after(tables, progress.stores[turn])  # query registers and output buffers hold two groups
             visit = add_visit(tables, QUERY_LOAD, 1)
             query_bytes = passes.group_rows[group] * plan.head_dim * WORD_BYTES
-            add_request(tables, visit, DRAM, 0, query_bytes, 0)
+            add_request(tables, visit, DRAM, 0, query_bytes, query_address(plan.layout, head, rows_before))
+            rows_before += passes.group_rows[group]
             tables.actions[visit, QUERY_WRITE] = query_bytes
             last = queries
             for number in range(passes.group_start[group], passes.group_start[group + 1]):
@@ -291,7 +313,9 @@ def _write(tables: ScheduleTables, plan: _Plan, passes: WindowPasses) -> None:
             if last == queries and progress.last_pass[head // plan.group] >= 0:
                 add_after(tables, progress.last_pass[head // plan.group])  # global rows are done with the head's last pass
             visit = add_visit(tables, STORE, plan.head_dim)  # the buffers of all rows give an element a cycle
-            add_request(tables, visit, DRAM, 1, passes.group_outputs[group] * plan.head_dim * WORD_BYTES, 0)
+            output_bytes = passes.group_outputs[group] * plan.head_dim * WORD_BYTES
+            add_request(tables, visit, DRAM, 1, output_bytes, output_address(plan.layout, head, outputs_before))
+            outputs_before += passes.group_outputs[group]
             turn = 1 - turn
 
 
@@ -313,7 +337,8 @@ def _add_pass(
         if freed_by >= 0:
             add_after(tables, freed_by)
         visit = add_visit(tables, KV_LOAD, 1)
-        add_request(tables, visit, DRAM, 0, keys * key_bytes, 0)
+        first_key = max(passes.end_key[number] - keys, 0)  # those on chip came before them; a residue's keys lie together
+        add_request(tables, visit, DRAM, 0, keys * key_bytes, key_value_address(plan.layout, kv_head, first_key))
         tables.actions[visit, KV_WRITE] = keys * key_bytes
     job = add_job(tables, head)
     add_after(tables, queries)

@@ -19,6 +19,7 @@ from xmsim.accel_models.salo_exp import piecewise_exp
 from xmsim.accel_models.salo_numbers import Words, saturate
 from xmsim.accel_models.salo_unit import add_exponential, add_value, add_weighted_value, probability, reciprocal_numerator
 from xmsim.configs.schema import Config, PositiveInt
+from xmsim.sim.inventory import Part, registers
 from xmsim.sim.schedule import Int64Array
 
 Count = Annotated[int, Field(ge=0, lt=2**16)]
@@ -40,6 +41,22 @@ class SaloArrayConfig(Config):
 def processing_elements(config: SaloArrayConfig) -> int:
     """Units in all: 1088 of v1, 776 of v2."""
     return config.rows * row_units(config) + config.global_rows * config.columns
+
+
+def array_parts(config: SaloArrayConfig, head_dim: int, word: int, exponent_bits: int) -> tuple[Part, ...]:
+    """Units and weighted-sum modules, whose output buffers of `head_dim` sums are flip-flops. Source: registers of the released RTL."""
+    units, rows, sums = processing_elements(config), config.rows + config.global_rows, 2 * word
+    state = 4 * word + 2 * (sums + exponent_bits)  # query, key, value and probability; accumulator and running sum
+    return (
+        Part("pe_array", "integer_mac", word, units, {"mac": 1}),
+        registers("pe_array", units * state, {"mac": 2 * word + sums, "exp": sums, "add": sums + exponent_bits}),
+        Part("pe_array", "exp_unit", sums, units, {"exp": 1}),
+        Part("pe_array", "adder", sums, units, {"add": 1}),
+        Part("weighted_sum", "integer_multiplier", sums, 2 * rows, {"mac": 2}),
+        Part("weighted_sum", "adder", sums, rows, {"mac": 1}),
+        Part("weighted_sum", "divider", sums, 2 * rows, {}),  # two weights a pass, not counted among the actions
+        registers("weighted_sum", rows * head_dim * sums, {"mac": sums}),
+    )
 
 
 def row_units(config: SaloArrayConfig) -> int:

@@ -20,12 +20,22 @@ from numba import njit
 from pydantic import Field, model_validator
 
 from xmsim.accel_models.accelerator import Accelerator, MachineConfig
+from xmsim.accel_models.bitonic import top_k_comparators
+from xmsim.accel_models.dram_layout import (
+    DramLayout,
+    dram_layout,
+    key_value_address,
+    low_bit_key_address,
+    output_address,
+    query_address,
+)
 from xmsim.accel_models.errors import WorkloadError
 from xmsim.accel_models.functional import FunctionalResult, judge_output
 from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages
 from xmsim.accel_models.salo_array import (
     FLUSH_CYCLES,
     SaloArrayConfig,
+    array_parts,
     dense_product_cycles,
     dense_streams,
     exposed_merge_cycles,
@@ -45,12 +55,14 @@ from xmsim.accel_models.salo_matching import (
 from xmsim.accel_models.salo_numbers import NumberFormatConfig, words_of
 from xmsim.accel_models.salo_pattern import BLOCK, DIAGONALS, BlockPattern, block_pattern, block_row_passes, reached_pairs
 from xmsim.configs.schema import Config, PositiveInt
+from xmsim.sim.inventory import ComponentCounts, Memory, Part, registers
 from xmsim.sim.schedule import UNLIMITED, Int64Array, Schedule, Stage
 from xmsim.sim.schedule_builder import ScheduleTables, add_after, add_job, add_request, add_visit, empty_tables, finish
 from xmsim.workloads.attention import AttentionWorkload
 from xmsim.workloads.method_kinds import SaloConfig
 
 WORD_BYTES = 2  # 16-bit operands and results
+HEAD_DIM = 64  # of the emitted instance
 
 QUERY_LOAD, KEY_LOAD, MATCHING, MATCHING_DRAIN, KV_LOAD, PE_ARRAY, WEIGHTED_SUM, STORE = range(8)
 DRAM = 0
@@ -176,6 +188,7 @@ class _Plan(NamedTuple):
     ports: int
     resident_heads: int  # KV heads whose K and V fit the buffer; 0: blocks are streamed
     stream_blocks: int
+    layout: DramLayout
 
 
 class SaloV2(Accelerator):
@@ -204,6 +217,27 @@ class SaloV2(Accelerator):
             product_cycles=lambda rows, columns, inner: dense_product_cycles(columns, inner, array),
             streams=dense_streams(array),
         )
+
+    def area(self) -> ComponentCounts:
+        """Units, matching module and sorter as in the released RTL; buffers as in the YAML, and assumed."""
+        array, numbers, matching = self.config.pe_array, self.config.arithmetic, self.config.matching
+        low_bits = 4 * matching.bits  # two operands and an 8-bit sum
+        parts = (
+            *array_parts(array, HEAD_DIM, numbers.bits, numbers.exponent_bits),
+            Part("matching_array", "integer_mac", matching.bits, BLOCK**2, {"mac": 1}),
+            registers("matching_array", BLOCK**2 * low_bits, {"mac": low_bits}),
+            Part("window_search", "adder", 16, DIAGONALS, {"add": 1}),
+            Part("sorter", "comparator", 2 * matching.bits, top_k_comparators(BLOCK, matching.sorted_keys), {"compare": 1}),
+            registers("sorter", top_k_comparators(BLOCK, matching.sorted_keys) * 2 * (2 * matching.bits + 6), {"compare": 28}),
+        )
+        record_bytes = pattern_record_bytes(self.pattern.picks, self.pattern.global_tokens)
+        memories = (
+            Memory.of_width("query_buffer", self.config.query_buffer_tiles * BLOCK * HEAD_DIM * WORD_BYTES, array.rows * numbers.bits),
+            Memory.of_width("key_buffer", matching.key_buffer_bytes, BLOCK * matching.bits),
+            Memory.of_width("pattern_buffer", matching.pattern_buffer_blocks * record_bytes, min(512, 8 * record_bytes)),
+            Memory.of_width("kv_buffer", self.config.kv.buffer_bytes, ports(array) * numbers.bits),
+        )
+        return ComponentCounts(parts, memories)
 
     def metrics(self, workload: AttentionWorkload) -> dict[str, float]:
         """Passes of all heads, and the share of the mask's pairs that the blocks' patterns reach."""
@@ -306,6 +340,7 @@ class SaloV2(Accelerator):
             ports=ports(array),
             resident_heads=config.kv.buffer_bytes // head_bytes,
             stream_blocks=stream_blocks,
+            layout=dram_layout(workload, WORD_BYTES, matching.bits),
         )
 
     def _stages(self, plan: _Plan) -> tuple[Stage, ...]:
@@ -378,7 +413,8 @@ def _write(tables: ScheduleTables, plan: _Plan, computed: np.ndarray, tile_passe
             _wait_for(tables, progress.stores[turn])
             visit = add_visit(tables, QUERY_LOAD, 1)
             query_bytes = rows * plan.head_dim * WORD_BYTES
-            add_request(tables, visit, DRAM, 0, query_bytes, 0)
+            first_query = max(position - plan.query_offset, 0)
+            add_request(tables, visit, DRAM, 0, query_bytes, query_address(plan.layout, head, first_query))
             tables.actions[visit, QUERY_WRITE] = query_bytes
             last, passed = queries, -1
             seen = min(blocks, first_tile + tile + 1) if plan.skip_causal else blocks
@@ -394,7 +430,7 @@ def _write(tables: ScheduleTables, plan: _Plan, computed: np.ndarray, tile_passe
             if passed != last:
                 _wait_for(tables, passed)
             visit = add_visit(tables, STORE, plan.head_dim)  # the buffers of all rows give an element a cycle
-            add_request(tables, visit, DRAM, 1, query_bytes, 0)
+            add_request(tables, visit, DRAM, 1, query_bytes, output_address(plan.layout, head, first_query))
 
 
 @njit(cache=True)
@@ -414,7 +450,7 @@ def _add_matching(tables: ScheduleTables, plan: _Plan, progress: _Progress, head
     if not (plan.keys_stay and progress.low_bit_keys[block]):
         progress.low_bit_keys[block] = 1
         visit = add_visit(tables, KEY_LOAD, 1)
-        add_request(tables, visit, DRAM, 0, key_bytes, 0)
+        add_request(tables, visit, DRAM, 0, key_bytes, low_bit_key_address(plan.layout, head // plan.group, block * BLOCK))
         tables.actions[visit, KEY_WRITE] = key_bytes
     visit = add_visit(tables, MATCHING, plan.matching_cycles)
     tables.actions[visit, LOW_BIT_MAC] = BLOCK * BLOCK * plan.head_dim
@@ -443,7 +479,7 @@ def _add_block(tables: ScheduleTables, plan: _Plan, progress: _Progress, head: i
             _wait_for(tables, progress.last_pass[evicted])
         visit = add_visit(tables, KV_LOAD, 1)
         kv_bytes = 2 * min(BLOCK, plan.keys - block * BLOCK) * plan.head_dim * WORD_BYTES
-        add_request(tables, visit, DRAM, 0, kv_bytes, 0)
+        add_request(tables, visit, DRAM, 0, kv_bytes, key_value_address(plan.layout, head // plan.group, block * BLOCK))
         tables.actions[visit, KV_WRITE] = kv_bytes
     job = add_job(tables, head)
     add_after(tables, matched)

@@ -18,6 +18,14 @@ from numba import njit
 from pydantic import Field, model_validator
 
 from xmsim.accel_models.accelerator import Accelerator, MachineConfig
+from xmsim.accel_models.dram_layout import (
+    DramLayout,
+    dram_layout,
+    key_value_address,
+    low_bit_key_address,
+    output_address,
+    query_address,
+)
 from xmsim.accel_models.fixed_point_operands import WordConfig
 from xmsim.accel_models.functional import FunctionalResult, judge_output, operands_of
 from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages
@@ -27,6 +35,7 @@ from xmsim.accel_models.sanger_pack import HeadPasses, PackConfig, PackShape, pa
 from xmsim.accel_models.sanger_prediction import PredictionArrayConfig, tile_drain_cycles, tile_period_cycles
 from xmsim.accel_models.sanger_published import published_model_v1, published_model_v2
 from xmsim.configs.schema import Config, PositiveInt
+from xmsim.sim.inventory import Access, ComponentCounts, Memory, Part, registers, selector
 from xmsim.sim.schedule import UNLIMITED, Int64Array, Schedule, Stage
 from xmsim.sim.schedule_builder import ScheduleTables, add_after, add_job, add_request, add_visit, empty_tables, finish
 from xmsim.workloads.attention import AttentionWorkload
@@ -34,6 +43,7 @@ from xmsim.workloads.attention import AttentionWorkload
 __all__ = ["Sanger", "SangerConfig", "published_model_v1", "published_model_v2"]
 
 WORD_BYTES = 2  # 16-bit operands and results
+HEAD_DIM = 64  # of BERT, for which buffers that no key of the YAML names are dimensioned (assumed)
 
 QUERY_LOAD, PREDICTOR, PREDICTOR_DRAIN, PACK, KV_LOAD, EXECUTE, EXECUTE_DRAIN, DIVIDER, STORE = range(9)
 DRAM = 0
@@ -131,6 +141,7 @@ class _Plan(NamedTuple):
     pass_cycles: int
     pass_drain_cycles: int
     dividers: int
+    layout: DramLayout
 
 
 class _Passes(NamedTuple):
@@ -171,6 +182,38 @@ class Sanger(Accelerator):
             product_cycles=lambda rows, columns, inner: dense_product_cycles(columns, inner, array),
             streams=array.pes,
         )
+
+    def area(self) -> ComponentCounts:
+        """Arrays as in the released RTL, with the 16-bit words of the latency model; buffers hold two windows or passes (assumed)."""
+        config, predict, array = self.config, self.config.prediction_array, self.config.execute_array
+        word, sums, pes, low_pes = 8 * WORD_BYTES, config.arithmetic.bits, self.peak_macs_per_cycle(), predict.rows * predict.columns
+        low_bits = 4 * predict.bits + 6  # two operands, and a sum of 64 products
+        line_bits = array.rows * 2 * array.ports * word
+        parts = (
+            Part("prediction_array", "integer_mac", predict.bits, low_pes, {"mac": 1}),
+            registers("prediction_array", low_pes * low_bits, {"mac": low_bits}),
+            Part("prediction_array", "exp_unit", predict.exp_bits, predict.rows, {"exp": 1}),
+            Part("prediction_array", "adder", predict.exp_bits, predict.rows, {"exp": 1}),
+            Part("threshold", "comparator", predict.exp_bits, predict.rows, {"compare": 1}),
+            Part("execute_array", "integer_mac", word, pes, {"mac": 1}),
+            registers("execute_array", line_bits + pes * (2 + array.ports - array.pes) * word, {"mac": line_bits / pes + 2 * word}),
+            selector("execute_array", array.ports, word, 2 * pes, "mac"),
+            Part("execute_array", "exp_unit", word, pes, {"exp": 1}),
+            Part("accumulator", "adder", sums, array.rows, {"add": 1}),
+            Part("divider", "divider", word, config.dividers, {"divide": 1}),
+        )
+        window, record_bits = config.pack.window_rows, 8 * sub_row_record_bytes(array)
+        scores = predict.rows * config.pack.window_rows * predict.exp_bits // 8  # of a tile against as many keys as a window has rows
+        key_bytes = Access("prediction_array", "mac", predict.bits / 8 / predict.rows, 0)
+        memories = (
+            Memory.of_width("query_buffer", 2 * window * HEAD_DIM * WORD_BYTES, array.rows * word),
+            Memory.of_width("kv_buffer", 2 * (1 + config.kv.outstanding_loads) * array.ports * HEAD_DIM * WORD_BYTES, array.ports * word),
+            Memory.of_width("key_buffer", predict.key_buffer_bytes, predict.columns * predict.bits, (key_bytes,)),
+            Memory.of_width("score_buffer", scores, predict.rows * predict.exp_bits),
+            Memory.of_width("mask_buffer", 2 * window * record_bits // 8, record_bits),
+            Memory.of_width("output_buffer", window * HEAD_DIM * 4, array.rows * 32, (Access("accumulator", "add", 4, 4),)),
+        )
+        return ComponentCounts(parts, memories)
 
     def metrics(self, workload: AttentionWorkload) -> dict[str, float]:
         """Passes, the sub-rows in them, and which share of the places of sub-rows, and of passes, hold a kept pair."""
@@ -274,6 +317,7 @@ class Sanger(Accelerator):
             pass_cycles=pass_period_cycles(workload.head_dim, array),
             pass_drain_cycles=pass_drain_cycles(array),
             dividers=config.dividers,
+            layout=dram_layout(workload, WORD_BYTES, prediction.bits),
         )
 
     def _stages(self, workload: AttentionWorkload) -> tuple[Stage, ...]:
@@ -345,15 +389,15 @@ def _predict_window(
             add_after(tables, progress.executed[window - 2])  # query, mask and output buffers hold two windows
         visit = add_visit(tables, QUERY_LOAD, 1)
         query_bytes = rows * plan.head_dim * WORD_BYTES
-        add_request(tables, visit, DRAM, 0, query_bytes, 0)
+        add_request(tables, visit, DRAM, 0, query_bytes, query_address(plan.layout, head, tile * plan.tile_rows))
         tables.actions[visit, QUERY_WRITE] = query_bytes
         if plan.predicts:
-            _predict_tile(tables, plan, progress, rows, seen[tile, 0], seen[tile, 1], passes.repeated_columns[head, tile])
+            _predict_tile(tables, plan, progress, head, rows, seen[tile, 0], seen[tile, 1], passes.repeated_columns[head, tile])
 
 
 @njit(cache=True)
 def _predict_tile(
-    tables: ScheduleTables, plan: _Plan, progress: _Progress, rows: int, first_tile: int, end_tile: int, repeated_columns: int
+    tables: ScheduleTables, plan: _Plan, progress: _Progress, head: int, rows: int, first_tile: int, end_tile: int, repeated_columns: int
 ) -> None:
     """Scores of a query tile against tiles of keys; when its row sums are complete, threshold and pack read its columns."""
     predicted = rows * (end_tile - first_tile) * plan.tile_keys
@@ -363,7 +407,8 @@ def _predict_tile(
     if plan.keys_stay:
         first_key = max(first_key, progress.low_bit_keys[0])
         progress.low_bit_keys[0] = max(end_key, progress.low_bit_keys[0])
-    add_request(tables, visit, DRAM, 0, -(-max(0, end_key - first_key) * plan.head_dim * plan.low_bits // 8), 0)
+    low_bit_bytes = -(-max(0, end_key - first_key) * plan.head_dim * plan.low_bits // 8)
+    add_request(tables, visit, DRAM, 0, low_bit_bytes, low_bit_key_address(plan.layout, head // plan.group, first_key))
     tables.actions[visit, LOW_BIT_MAC] = predicted * plan.head_dim
     tables.actions[visit, PREDICTED_EXP] = predicted
     tables.actions[visit, QUERY_READ] = (end_tile - first_tile) * rows * plan.head_dim * WORD_BYTES
@@ -390,7 +435,7 @@ def _execute_window(tables: ScheduleTables, plan: _Plan, progress: _Progress, pa
     visit = add_visit(tables, DIVIDER, -(-rows * plan.head_dim // plan.dividers))
     tables.actions[visit, DIVIDE] = rows * plan.head_dim
     visit = add_visit(tables, STORE, 1)
-    add_request(tables, visit, DRAM, 1, rows * plan.head_dim * WORD_BYTES, 0)
+    add_request(tables, visit, DRAM, 1, rows * plan.head_dim * WORD_BYTES, output_address(plan.layout, head, part * window_rows))
 
 
 @njit(cache=True)
@@ -402,7 +447,7 @@ def _add_pass(tables: ScheduleTables, plan: _Plan, passes: _Passes, number: int,
     job = add_job(tables, head)
     add_after(tables, packed)
     visit = add_visit(tables, KV_LOAD, 1)
-    add_request(tables, visit, DRAM, 0, kv_bytes, passes.stripe[number] * 2 * plan.ports * plan.head_dim * WORD_BYTES)
+    add_request(tables, visit, DRAM, 0, kv_bytes, key_value_address(plan.layout, head // plan.group, passes.stripe[number] * plan.ports))
     tables.actions[visit, KV_WRITE] = kv_bytes
     visit = add_visit(tables, EXECUTE, plan.pass_cycles)
     tables.actions[visit, EXECUTE_MAC] = 2 * plan.rows * plan.pes * plan.head_dim  # idle units are clocked too

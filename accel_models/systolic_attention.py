@@ -13,12 +13,14 @@ import numpy as np
 from numba import njit
 
 from xmsim.accel_models.accelerator import Accelerator, MachineConfig
+from xmsim.accel_models.dram_layout import DramLayout, dram_layout, key_address, output_address, query_address, value_address
 from xmsim.accel_models.errors import WorkloadError
 from xmsim.accel_models.functional import FunctionalResult, judge_output, operands_of
 from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages
 from xmsim.accel_models.systolic import PeArrayConfig
 from xmsim.accel_models.systolic_arithmetic import ArithmeticConfig, attention_output
 from xmsim.configs.schema import Config, PositiveInt
+from xmsim.sim.inventory import ComponentCounts, Memory, Part, registers
 from xmsim.sim.schedule import Int64Array, Schedule, Stage
 from xmsim.sim.schedule_builder import ScheduleTables, add_after, add_job, add_request, add_visit, empty_tables, finish
 from xmsim.workloads.attention import AttentionWorkload
@@ -81,11 +83,14 @@ class _Plan(NamedTuple):
     array_columns: int
     softmax_per_cycle: int
     resident: bool  # K and V of a KV head stay on chip
+    tile_queries: int
     new_keys: Int64Array  # loaded for the tile
+    first_new_key: Int64Array
     score_cycles: Int64Array
     value_cycles: Int64Array
     score_partial_sums: Int64Array  # added up outside of the array
     value_partial_sums: Int64Array
+    layout: DramLayout
 
 
 class SystolicAttention(Accelerator):
@@ -93,6 +98,25 @@ class SystolicAttention(Accelerator):
 
     config: SystolicConfig
     tile_key: ClassVar[str]  # key of the YAML that says how many queries make a tile
+
+    def area(self) -> ComponentCounts:
+        """Units of bfloat16 or binary16 operands; queries of two tiles of heads of 128 channels (assumed)."""
+        config, array, width = self.config, self.config.pe_array, self.config.softmax.elements_per_cycle
+        word, pes = 8 * WORD_BYTES, array.rows * array.columns
+        mac = "float16_mac" if config.arithmetic.fraction_bits > 7 else "bfloat16_mac"
+        parts = (
+            Part("pe_array", mac, word, pes, {"mac": 1}),
+            registers("pe_array", pes * (2 * word + 32), {"mac": 2 * word + 32}),
+            Part("accumulator", "adder", 32, array.columns if self.chain else 0, {"add": 1}),
+            Part("softmax_unit", "exp_unit", 32, width, {"exp": 1}),
+            Part("softmax_unit", "divider", word, width, {"divide": 1}),
+        )
+        memories = (
+            Memory.of_width("query_buffer", 2 * self.tile_queries * 128 * WORD_BYTES, array.rows * word),
+            Memory.of_width("kv_buffer", config.kv_buffer_bytes, array.columns * word),
+            Memory.of_width("score_buffer", config.score_buffer_bytes, array.columns * word),
+        )
+        return ComponentCounts(tuple(part for part in parts if part.instances), memories)
 
     @property
     @abstractmethod
@@ -179,11 +203,14 @@ class SystolicAttention(Accelerator):
             array_columns=self.config.pe_array.columns,
             softmax_per_cycle=self.config.softmax.elements_per_cycle,
             resident=resident,
+            tile_queries=self.tile_queries,
             new_keys=tiles.end_key - seen_before if resident else tiles.keys,
+            first_new_key=seen_before if resident else tiles.first_key,
             score_cycles=np.array([self.product_cycles(queries, keys, head_dim) for queries, keys in shapes]),
             value_cycles=np.array([self.product_cycles(queries, head_dim, keys) for queries, keys in shapes]),
             score_partial_sums=np.array([queries * keys * self._chains(head_dim) for queries, keys in shapes]),
             value_partial_sums=np.array([queries * head_dim * self._chains(keys) for queries, keys in shapes]),
+            layout=dram_layout(workload, WORD_BYTES),
         )
 
     def _chains(self, inner: int) -> int:
@@ -228,7 +255,10 @@ def _add_scores(tables: ScheduleTables, plan: _Plan, head: int, tile: int, queri
     """Queries and keys are loaded; products, then the softmax of whole rows."""
     visit = add_visit(tables, LOAD, 1)
     query_bytes, key_bytes = queries * plan.head_dim * WORD_BYTES, _loaded_bytes(plan, head, tile)
-    add_request(tables, visit, DRAM, 0, query_bytes + key_bytes, 0)
+    query_at = query_address(plan.layout, head, tile * plan.tile_queries)
+    key_at = key_address(plan.layout, head // plan.group, plan.first_new_key[tile])
+    address = key_at if key_bytes else query_at  # of one request, which goes on from there
+    add_request(tables, visit, DRAM, 0, query_bytes + key_bytes, address)
     tables.actions[visit, QUERY_WRITE] = query_bytes
     tables.actions[visit, KV_WRITE] = key_bytes
     visit = add_visit(tables, PE_ARRAY, plan.score_cycles[tile])
@@ -249,7 +279,7 @@ def _add_output(tables: ScheduleTables, plan: _Plan, head: int, tile: int, queri
     """Values are loaded; probabilities times values, and the store of the result."""
     visit = add_visit(tables, LOAD, 1)
     value_bytes = _loaded_bytes(plan, head, tile)
-    add_request(tables, visit, DRAM, 0, value_bytes, 0)
+    add_request(tables, visit, DRAM, 0, value_bytes, value_address(plan.layout, head // plan.group, plan.first_new_key[tile]))
     tables.actions[visit, KV_WRITE] = value_bytes
     visit = add_visit(tables, PE_ARRAY, plan.value_cycles[tile])
     tables.actions[visit, MAC] = queries * keys * plan.head_dim
@@ -257,7 +287,8 @@ def _add_output(tables: ScheduleTables, plan: _Plan, head: int, tile: int, queri
     tables.actions[visit, SCORE_READ] = -(-plan.head_dim // plan.array_columns) * queries * keys * WORD_BYTES
     tables.actions[visit, KV_READ] = keys * plan.head_dim * WORD_BYTES
     visit = add_visit(tables, STORE, 1)
-    add_request(tables, visit, DRAM, 1, queries * plan.head_dim * WORD_BYTES, 0)
+    output_at = output_address(plan.layout, head, tile * plan.tile_queries)
+    add_request(tables, visit, DRAM, 1, queries * plan.head_dim * WORD_BYTES, output_at)
 
 
 @njit(cache=True)

@@ -19,6 +19,7 @@ from xmsim.traces.manifest import TRACE_VERSION, Manifest
 from xmsim.workloads.evaluation import EVALUATION_VERSION, EvaluationRecord
 from xmsim.workloads.generation_record import GENERATION_VERSION, GenerationRecord
 from xmsim.workloads.measurement import MEASUREMENT_VERSION, MeasurementRecord
+from xmsim.workloads.prune_record import PRUNING_VERSION, PruningRecord
 from xmsim.workloads.tuning_record import TUNING_VERSION, TuningRecord
 
 FOLDER = Path(__file__).parent / "schemas"
@@ -33,6 +34,7 @@ def schemas() -> dict[str, dict[str, Any]]:
         f"evaluation.v{EVALUATION_VERSION}.json": record_schema("evaluation", EVALUATION_VERSION, dataclass_schema(EvaluationRecord)),
         f"generation.v{GENERATION_VERSION}.json": record_schema("generation", GENERATION_VERSION, dataclass_schema(GenerationRecord)),
         f"tuning.v{TUNING_VERSION}.json": record_schema("tuning", TUNING_VERSION, dataclass_schema(TuningRecord)),
+        f"pruning.v{PRUNING_VERSION}.json": record_schema("pruning", PRUNING_VERSION, dataclass_schema(PruningRecord)),
         f"trace.v{TRACE_VERSION}.json": record_schema("trace", TRACE_VERSION, TypeAdapter(Manifest).json_schema()),
     }
 

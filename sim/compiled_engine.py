@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 
 from xmsim.sim.log import EngineLog
+from xmsim.sim.row_walk import DramState, closed_banks, walk_rows
 from xmsim.sim.schedule import NO_CHANNEL, UNLIMITED, Int64Array, Schedule, ScheduleError, bounds
 
 _NOBODY = -1
@@ -24,9 +25,10 @@ def run_compiled(schedule: Schedule) -> EngineLog:
         ScheduleError: it may take so long that times do not fit 64 bits.
     """
     _check_times_fit(schedule)
-    log = EngineLog(*(np.zeros(size, np.int64) for size in (schedule.visits,) * 4 + (schedule.jobs,)))
+    sizes = [schedule.visits] * 4 + [schedule.jobs, (schedule.visits, 3)]
+    log = EngineLog(*(np.zeros(size, np.int64) for size in sizes))
     if schedule.jobs:
-        _run(_tables(schedule), log.enter, log.start, log.done, log.leave, log.finish)
+        _run(_tables(schedule), closed_banks(schedule.channels), log.enter, log.start, log.done, log.leave, log.finish, log.rows)
     return log
 
 
@@ -35,8 +37,8 @@ class _Tables(NamedTuple):
 
     servers: Int64Array  # [stages]
     queue: Int64Array  # [stages]
-    channel_numerator: Int64Array  # [channels], bytes per cycle = numerator / denominator
-    channel_denominator: Int64Array  # [channels]
+    channel_ticks: Int64Array  # [channels], parts of a cycle in which the channel's time is kept
+    channel_byte_ticks: Int64Array  # [channels], of a byte in a channel without banks
     channel_latency: Int64Array  # [channels]
     visit_start: Int64Array  # [jobs + 1]
     visit_job: Int64Array
@@ -50,6 +52,7 @@ class _Tables(NamedTuple):
     visit_channel: Int64Array
     visit_write: Int64Array
     visit_bytes: Int64Array
+    visit_address: Int64Array
 
 
 def _tables(schedule: Schedule) -> _Tables:
@@ -61,8 +64,8 @@ def _tables(schedule: Schedule) -> _Tables:
     return _Tables(
         servers=column(stage.servers for stage in schedule.stages),
         queue=column(stage.queue for stage in schedule.stages),
-        channel_numerator=column(channel.bytes_per_cycle.numerator for channel in schedule.channels),
-        channel_denominator=column(channel.bytes_per_cycle.denominator for channel in schedule.channels),
+        channel_ticks=column(channel.ticks_per_cycle for channel in schedule.channels),
+        channel_byte_ticks=column(channel.bytes_per_cycle.denominator for channel in schedule.channels),
         channel_latency=column(channel.latency_cycles for channel in schedule.channels),
         visit_start=schedule.visit_start,
         visit_job=schedule.visit_job,
@@ -76,6 +79,7 @@ def _tables(schedule: Schedule) -> _Tables:
         visit_channel=schedule.visit_channel,
         visit_write=schedule.visit_write,
         visit_bytes=schedule.visit_bytes,
+        visit_address=schedule.visit_address,
     )
 
 
@@ -85,27 +89,37 @@ def _offsets(groups: Int64Array, count: int) -> Int64Array:
 
 
 def _check_times_fit(schedule: Schedule) -> None:
-    """Times are multiplied by the number of jobs, to sort events, and by the numerators of bandwidths."""
+    """Times are multiplied by the number of jobs, to sort events, and by the ticks of channels."""
     longest = bounds(schedule)[1]
-    largest_factor = max([schedule.jobs, *(channel.bytes_per_cycle.numerator for channel in schedule.channels)], default=1)
+    largest_factor = max([schedule.jobs, *(channel.ticks_per_cycle for channel in schedule.channels)], default=1)
     if longest * largest_factor >= 2**62:
         raise ScheduleError(f"up to {longest} cycles do not fit the compiled engine's 64-bit times; use the event engine")
 
 
 @njit(cache=True)
-def _run(tables: _Tables, enter: Int64Array, start: Int64Array, done: Int64Array, leave: Int64Array, finish: Int64Array) -> None:
+def _run(
+    tables: _Tables,
+    dram: DramState,
+    enter: Int64Array,
+    start: Int64Array,
+    done: Int64Array,
+    leave: Int64Array,
+    finish: Int64Array,
+    rows: Int64Array,
+) -> None:
     """Fill the log. The steps stand inside, where numba inlines them: handing the state about costs more than they do."""
     servers, queue, issue_start, issue = tables.servers, tables.queue, tables.issue_start, tables.issue
     visit_start, after_count = tables.visit_start, tables.after_count
     follower_start, follower_job = tables.follower_start, tables.follower
     visit_stage, visit_job, visit_cycles = tables.visit_stage, tables.visit_job, tables.visit_cycles
-    visit_channel, visit_write, visit_bytes = tables.visit_channel, tables.visit_write, tables.visit_bytes
-    numerators, denominators, latencies = tables.channel_numerator, tables.channel_denominator, tables.channel_latency
+    visit_channel, visit_write = tables.visit_channel, tables.visit_write
+    visit_bytes, visit_address = tables.visit_bytes, tables.visit_address
+    ticks, byte_ticks, latencies = tables.channel_ticks, tables.channel_byte_ticks, tables.channel_latency
     stages, jobs, visits = len(servers), len(finish), len(enter)
 
     free_servers = servers.copy()
     unfinished_afters = after_count.copy()
-    channel_free = np.zeros(len(numerators), np.int64)  # in 1/numerator cycles
+    channel_free = np.zeros(len(ticks), np.int64)  # in ticks, of channels without banks
     unsettled = np.ones(stages, np.bool_)  # something may move in the stage in this cycle
     issued = issue_start[:stages].copy()  # place in `issue` of the next job to begin in a stage
     # lists are linked: the first and the last of a stage, and for each entry the next
@@ -229,9 +243,13 @@ def _run(tables: _Tables, enter: Int64Array, start: Int64Array, done: Int64Array
         for place in range(request_count):
             visit = requests[place]
             channel = visit_channel[visit]
-            begin = max(now * numerators[channel], channel_free[channel])
-            channel_free[channel] = begin + visit_bytes[visit] * denominators[channel]
-            arrival = (channel_free[channel] + numerators[channel] - 1) // numerators[channel]
+            placed = now * ticks[channel]
+            if dram.models[channel].channels > 0:
+                over = walk_rows(dram, channel, placed, visit_address[visit], visit_bytes[visit], visit_write[visit], rows[visit])
+            else:
+                over = max(placed, channel_free[channel]) + visit_bytes[visit] * byte_ticks[channel]
+                channel_free[channel] = over
+            arrival = (over + ticks[channel] - 1) // ticks[channel]
             if not visit_write[visit]:
                 arrival += latencies[channel]
             serve(visit, max(now + visit_cycles[visit], arrival))

@@ -25,7 +25,8 @@ def run_events(schedule: Schedule) -> EngineLog:
     """Execute a Schedule and return its log."""
     run = _Run(schedule)
     run.environment.run()
-    return EngineLog(*(np.asarray(times, np.int64) for times in (run.enter, run.start, run.done, run.leave, run.finish)))
+    columns = (run.enter, run.start, run.done, run.leave, run.finish, run.rows)
+    return EngineLog(*(np.asarray(column, np.int64) for column in columns))
 
 
 class _StageState:
@@ -58,6 +59,7 @@ class _Run:
         self.visit_cycles = schedule.visit_cycles.tolist()
         self.visit_channel = schedule.visit_channel.tolist()
         self.visit_bytes = schedule.visit_bytes.tolist()
+        self.visit_address = schedule.visit_address.tolist()
         self.visit_write = schedule.visit_write.tolist()
         self.visit_job = schedule.visit_job.tolist()
         self.enter = [0] * schedule.visits
@@ -65,6 +67,7 @@ class _Run:
         self.done = [0] * schedule.visits
         self.leave = [0] * schedule.visits
         self.finish = [0] * schedule.jobs
+        self.rows = np.zeros((schedule.visits, 3), np.int64)
         self.unfinished_afters = np.diff(schedule.after_start).tolist()
         self.followers: list[list[int]] = [[] for _ in range(schedule.jobs)]
         starts = schedule.after_start.tolist()
@@ -167,7 +170,9 @@ class _Run:
         done = now + self.visit_cycles[visit]
         channel = self.visit_channel[visit]
         if channel != NO_CHANNEL:
-            done = max(done, self.channels[channel].serve(now, self.visit_bytes[visit], bool(self.visit_write[visit])))
+            request = self.visit_address[visit], self.visit_bytes[visit], bool(self.visit_write[visit])
+            arrival, self.rows[visit] = self.channels[channel].serve(now, *request)
+            done = max(done, arrival)
         self.done[visit] = done
         completion = self.environment.timeout(done - now)
         completion.callbacks.append(lambda _event: self._complete(visit))

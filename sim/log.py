@@ -6,19 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xmsim.sim.dram_banks import BankModel
 from xmsim.sim.result import CauseCycles, StageCycles
 from xmsim.sim.schedule import Int64Array, Schedule, Stage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EngineLog:
-    """Four times per visit and one per job, in cycles."""
+    """Four times per visit and one per job, in cycles; and the rows of DRAM that each visit's request met."""
 
     enter: Int64Array  # [visits], takes a place in the queue
     start: Int64Array  # [visits], takes a server
     done: Int64Array  # [visits], has worked, and its data is there
     leave: Int64Array  # [visits], gives the server back
     finish: Int64Array  # [jobs]
+    rows: Int64Array  # [visits, 3], hits, misses (of a closed bank) and conflicts (another row was open); 0 without banks
 
     @property
     def cycles(self) -> int:
@@ -38,7 +40,7 @@ class Account:
 
 def layer_account(schedule: Schedule, log: EngineLog) -> Account:
     """The account of all jobs."""
-    return _account(schedule, log, np.ones(schedule.visits, bool))
+    return _account(schedule, log, np.ones(schedule.visits, bool), 0, log.cycles)
 
 
 def head_accounts(schedule: Schedule, log: EngineLog) -> dict[int, tuple[int, Account]]:
@@ -48,7 +50,7 @@ def head_accounts(schedule: Schedule, log: EngineLog) -> dict[int, tuple[int, Ac
     finished = 0
     for head in np.unique(schedule.job_head):
         latest = max(finished, int(log.finish[schedule.job_head == head].max()))
-        heads[int(head)] = (latest - finished, _account(schedule, log, visit_head == head))
+        heads[int(head)] = (latest - finished, _account(schedule, log, visit_head == head, finished, latest))
         finished = latest
     return heads
 
@@ -69,7 +71,8 @@ def idle_cycles(schedule: Schedule, log: EngineLog) -> CauseCycles:
     return idle
 
 
-def _account(schedule: Schedule, log: EngineLog, chosen: np.ndarray) -> Account:
+def _account(schedule: Schedule, log: EngineLog, chosen: np.ndarray, first_cycle: int, end_cycle: int) -> Account:
+    """The account of the chosen visits, to which refreshes between the two cycles are put down."""
     busy: StageCycles = {}
     stalls: CauseCycles = {}
     memory = log.done - log.start - schedule.visit_cycles
@@ -94,7 +97,29 @@ def _account(schedule: Schedule, log: EngineLog, chosen: np.ndarray) -> Account:
     actions: dict[str, dict[str, int]] = {}
     for (component, action), count in zip(schedule.action_names, schedule.visit_actions[chosen].sum(axis=0), strict=True):
         actions.setdefault(component, {})[action] = int(count)
+    for number, channel in enumerate(schedule.channels):
+        if channel.banks:
+            requests = chosen & (schedule.visit_channel == number)
+            actions[channel.name] = _dram_actions(schedule, log, requests, channel.banks, first_cycle, end_cycle)
     return Account(busy, stalls, traffic, actions)
+
+
+def _dram_actions(
+    schedule: Schedule, log: EngineLog, requests: np.ndarray, banks: BankModel, first_cycle: int, end_cycle: int
+) -> dict[str, int]:
+    """What the energy of a DRAM is counted by, and the row hits and conflicts behind it. Bits are those of whole bursts."""
+    hits, misses, conflicts = (int(count) for count in log.rows[requests].sum(axis=0))
+    bits = 8 * banks.burst_bytes * banks.bursts(schedule.visit_address, schedule.visit_bytes)
+    write = schedule.visit_write.astype(bool)
+    return {
+        "row_hit": hits,
+        "row_miss": misses,
+        "row_conflict": conflicts,
+        "activate": misses + conflicts,
+        "read_bits": int(bits[requests & ~write].sum()),
+        "write_bits": int(bits[requests & write].sum()),
+        "refresh": banks.refreshes(first_cycle, end_cycle),
+    }
 
 
 def full_cause(stage: Stage) -> str:

@@ -11,11 +11,12 @@ from statistics import median
 from typing import Any
 
 from xmsim.configs.codec import decode, encode, json_key
+from xmsim.configs.costs import Costs
 from xmsim.configs.densities import Densities
 from xmsim.configs.record import read_record, write_record
 from xmsim.sim.head_sampling import Estimate, Stratum, estimate_total
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 
 PREFILL = "prefill"  # all queries of a window at once
 DECODE = "decode"  # one query after the other, each on the keys so far
@@ -161,6 +162,7 @@ class SimulationRecord:
     engine: str
     sampling: HeadSampling | None  # None: every head was simulated
     runs: tuple[LayerRun, ...]
+    costs: Costs | None = None  # None: the machine does not say what it is made of
 
     @property
     def cycles(self) -> int:
@@ -190,6 +192,20 @@ class SimulationRecord:
             tokens[run.window, run.key_tokens] = tokens.get((run.window, run.key_tokens), 0) + run.cycles
         return median(tokens.values())
 
+    def actions(self) -> dict[str, dict[str, float]]:
+        """{component: {action: count}} of all layers and windows; estimates where heads were sampled."""
+        total: dict[str, dict[str, float]] = {}
+        for run in self.runs:
+            for unit, counts in run.result.actions.items():
+                of_unit = total.setdefault(unit, {})
+                for action, count in counts.items():
+                    of_unit[action] = of_unit.get(action, 0) + run.expansion * count
+        return total
+
+    def dram_bytes(self) -> float:
+        """Bytes of all layers and windows on the DRAM channels; an estimate where heads were sampled."""
+        return sum(run.expansion * sum(sum(channel.values()) for channel in run.result.traffic.values()) for run in self.runs)
+
     def milliseconds(self, cycles: float) -> float:
         """Time of so many cycles at this machine's clock."""
         return cycles / (self.machine.clock_mhz * 1e3)
@@ -216,6 +232,9 @@ def read_result(path: Path) -> SimulationRecord:
 
 def _upgraded(body: dict[str, Any]) -> dict[str, Any]:
     """A record of any version with the keys of this one."""
+    if body["version"] > 2:
+        return body
+    body = {"costs": None} | body
     if body["version"] > 1:
         return body
     runs = body.get("runs")

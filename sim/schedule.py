@@ -12,6 +12,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from xmsim.sim.dram_banks import BankModel
+
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 NO_CHANNEL = -1
@@ -33,14 +35,20 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One line that serves whole requests, first come first served.
+    """One line that serves whole requests, first come first served, or the banks behind it.
 
-    `bytes_per_cycle` is an exact fraction; `latency_cycles` is added to reads alone.
+    `bytes_per_cycle` is an exact fraction, of `banks` the peak; `latency_cycles` is added to reads alone.
     """
 
     name: str
     bytes_per_cycle: Fraction
     latency_cycles: int = 0
+    banks: BankModel | None = None
+
+    @property
+    def ticks_per_cycle(self) -> int:
+        """In how many parts of a cycle the channel's time is kept."""
+        return self.banks.ticks_per_cycle if self.banks else self.bytes_per_cycle.numerator
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,6 +128,7 @@ class Schedule:
             f"channel numbers go from 0 to {len(self.channels) - 1}",
         )
         self._refuse_visits((self.visit_channel != NO_CHANNEL) != (self.visit_bytes >= 1), "a request has at least 1 byte and a channel")
+        self._refuse_visits(self.visit_address < 0, "an address is at least 0")
         job = self.visit_job
         same_job = job[1:] == job[:-1]
         falls = np.concatenate(([False], same_job & (np.diff(self.visit_stage) <= 0))) if self.visits else np.zeros(0, bool)
@@ -155,6 +164,7 @@ def bounds(schedule: Schedule) -> tuple[int, int]:
         requests = schedule.visit_channel == number
         sent = schedule.visit_bytes[requests]
         roofline = max(roofline, -(-int(sent.sum()) * rate.denominator // rate.numerator))
-        arrival = -(-sent * rate.denominator // rate.numerator) + np.where(schedule.visit_write[requests], 0, channel.latency_cycles)
+        ticks = channel.banks.longest_ticks(schedule.visit_address[requests], sent) if channel.banks else sent * rate.denominator
+        arrival = -(-ticks // channel.ticks_per_cycle) + np.where(schedule.visit_write[requests], 0, channel.latency_cycles)
         alone[requests] = np.maximum(alone[requests], arrival)
     return roofline, int(alone.sum())

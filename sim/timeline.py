@@ -40,7 +40,10 @@ class Spans:
 
 @dataclass(frozen=True, slots=True)
 class ChannelUse:
-    """The time in which the bytes of one request cross a channel; the latency of a read comes after it."""
+    """The time in which the bytes of one request cross a channel; the latency of a read comes after it.
+
+    Requests may overlap in a channel with banks: there it is what a request adds to the time until which the channel is busy.
+    """
 
     channel: int
     visit: int
@@ -126,5 +129,6 @@ def channel_uses(schedule: Schedule, log: EngineLog) -> Iterator[ChannelUse]:
     for visit in placed.tolist():
         channel, start = int(schedule.visit_channel[visit]), int(log.start[visit])
         begin = max(Fraction(start), clocks[channel].free_cycle)
-        clocks[channel].serve(start, int(schedule.visit_bytes[visit]), bool(schedule.visit_write[visit]))
+        address, size_bytes = int(schedule.visit_address[visit]), int(schedule.visit_bytes[visit])
+        clocks[channel].serve(start, address, size_bytes, bool(schedule.visit_write[visit]))
         yield ChannelUse(channel, visit, begin, clocks[channel].free_cycle)

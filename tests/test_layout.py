@@ -22,9 +22,10 @@ RECORD_MODULES = (
     "sim/head_sampling.py",
     "workloads/measurement.py",
     "workloads/tuning_record.py",
+    "workloads/prune_record.py",
     "workloads/generation_record.py",
     "workloads/evaluation.py",
-    *(f"configs/{name}.py" for name in ("record", "codec", "files", "densities", "errors")),
+    *(f"configs/{name}.py" for name in ("record", "codec", "files", "densities", "costs", "errors")),
 )
 
 
@@ -60,7 +61,8 @@ def test_record_modules_need_nothing_but_the_standard_library():
             assert module.startswith("xmsim.") or module.split(".")[0] in sys.stdlib_module_names, f"{name} imports {module}"
 
 
-TORCH_CLASSES = ("linear_modules.py", "linear_ops.py", "attention_ops.py")  # modules and operators of torch's, imported on first use
+# modules and operators of torch's, imported on first use
+TORCH_CLASSES = ("linear_modules.py", "column_linear.py", "linear_ops.py", "attention_ops.py")
 
 
 def test_torch_is_imported_inside_functions_only():

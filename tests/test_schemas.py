@@ -11,6 +11,7 @@ from xmsim.sim.result import read_result
 from xmsim.workloads.evaluation import read_evaluation
 from xmsim.workloads.generation_record import read_generation
 from xmsim.workloads.measurement import read_measurement
+from xmsim.workloads.prune_record import read_pruning
 from xmsim.workloads.tuning_record import read_tuning
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -31,10 +32,12 @@ def test_every_published_schema_has_a_golden_file_that_obeys_it():
 GOLDEN = {
     "result.v1.json": "records/result.v1.json",
     "result.v2.json": "records/result.v2.json",
+    "result.v3.json": "records/result.v3.json",
     "measurement.v1.json": "records/measurement.v1.json",
     "evaluation.v1.json": "records/evaluation.v1.json",
     "generation.v1.json": "records/generation.v1.json",
     "tuning.v1.json": "records/tuning.v1.json",
+    "pruning.v1.json": "records/pruning.v1.json",
     "trace.v1.json": "trace_v1/manifest.json",
     "trace.v2.json": "trace_v2/manifest.json",
 }
@@ -52,12 +55,15 @@ def test_a_golden_file_of_each_version_obeys_its_schema(name):
 
 def test_golden_records_stay_readable(tmp_path):
     records = Path(__file__).parent / "golden" / "records"
-    first, second = (read_result(records / f"result.v{version}.json") for version in (1, 2))
+    first, second, third = (read_result(records / f"result.v{version}.json") for version in (1, 2, 3))
     assert first.cycles == sum(run.result.cycles for run in first.runs) > 0
     assert (first.phase, first.sampling, first.runs[0].sampled_kv_heads) == ("prefill", None, None)
     assert (second.phase, second.sampling.kv_heads, second.runs[0].sampled_kv_heads) == ("decode", 2, (0, 1))
+    assert first.costs is second.costs is None and third.costs.area.total.nominal > 0
     assert read_measurement(records / "measurement.v1.json").runs[0].timing.n >= 5
     assert read_generation(records / "generation.v1.json").generations[1].speedup["torch"].n == 2
     assert [run.label for run in read_evaluation(records / "evaluation.v1.json").runs] == ["dense", "xm_32", "xm, 6-bit 1:4"]
     (tmp_path / "tuning.json").write_bytes((records / "tuning.v1.json").read_bytes())
     assert read_tuning(tmp_path).steps == 100
+    (tmp_path / "pruning.json").write_bytes((records / "pruning.v1.json").read_bytes())
+    assert read_pruning(tmp_path).pattern == "2:4" and read_pruning(tmp_path).reached_sparsity == 0.5

@@ -121,7 +121,7 @@ def test_a_folder_that_is_no_trace_is_named(refused, tmp_path):
 def test_a_later_version_is_refused_in_one_sentence(refused, tmp_path):
     future = json.loads((GOLDEN.parent / "records" / "result.v1.json").read_text()) | {"version": 99}
     (tmp_path / "future.json").write_text(json.dumps(future))
-    assert "version 99 of xmsim.result is newer than this xmsim reads (2); upgrade xmsim" in refused("compare", tmp_path / "future.json")
+    assert "version 99 of xmsim.result is newer than this xmsim reads (3); upgrade xmsim" in refused("compare", tmp_path / "future.json")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "other"}', "\x00", "9" * 5000, "[" * 5000])

@@ -9,7 +9,7 @@ import pytest
 import xmsim
 from xmsim.cli import main
 
-ORDER = ["doctor", "extract", "trace info", "simulate", "explain", "measure", "evaluate", "tune", "convert", "compare", "demo"]
+ORDER = ["doctor", "extract", "trace info", "simulate", "explain", "measure", "evaluate", "tune", "prune", "convert", "compare", "demo"]
 
 
 def run(monkeypatch, words):

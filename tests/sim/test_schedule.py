@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from xmsim.sim.schedule import ScheduleError, Stage
@@ -28,3 +30,9 @@ def test_two_stages_of_one_name_are_refused(schedule_of):
 def test_a_stage_without_servers_is_refused(schedule_of):
     with pytest.raises(ScheduleError, match="stage a: needs at least 1 server"):
         schedule_of([Stage("a", servers=0)], [])
+
+
+def test_an_address_before_the_first_byte_is_refused(schedule_of, job_of, visit_of, dram):
+    schedule = schedule_of([Stage("a")], [job_of([visit_of(0, 1, 64)])], [dram(1)])
+    with pytest.raises(ScheduleError, match="job 0, stage a: an address is at least 0"):
+        replace(schedule, visit_address=schedule.visit_address - 1)

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from xmsim.accel_models.accelerator import Accelerator, MachineConfig
+from xmsim.accel_models.dram_layout import DramLayout, dram_layout, key_value_address, output_address, query_address
 from xmsim.accel_models.errors import WorkloadError
 from xmsim.configs.schema import Config, PositiveInt
 from xmsim.sim.schedule import Int64Array, Schedule, Stage
@@ -76,12 +77,21 @@ class RowGather(Accelerator):
         tables = empty_tables(jobs=jobs, visits=5 * jobs, afters=workload.kv_heads, actions=len(ACTIONS))
         softmax = softmax_cycles(kept, self.config.softmax.elements_per_cycle)
         per_key = key_cycles(workload.head_dim, self.config.macs_per_row)
-        _write(tables, kept, softmax, per_key, workload.head_dim, workload.group, kv_bytes)
+        _write(tables, kept, softmax, per_key, dram_layout(workload, WORD_BYTES), workload.head_dim, workload.group, kv_bytes)
         return finish(tables, STAGES, (self.dram_channel(),), ACTIONS)
 
 
 @njit(cache=True)
-def _write(tables: ScheduleTables, kept: Int64Array, softmax: Int64Array, per_key: int, head_dim: int, group: int, kv_bytes: int) -> None:
+def _write(
+    tables: ScheduleTables,
+    kept: Int64Array,
+    softmax: Int64Array,
+    per_key: int,
+    layout: DramLayout,
+    head_dim: int,
+    group: int,
+    kv_bytes: int,
+) -> None:
     """Every query's way through the units, head by head."""
     heads, queries = kept.shape
     for head in range(heads):
@@ -91,7 +101,8 @@ def _write(tables: ScheduleTables, kept: Int64Array, softmax: Int64Array, per_ke
             if new_kv_bytes and job > 0:
                 add_after(tables, job - 1)  # the buffer is free when the last query of the head before is done
             visit = add_visit(tables, QUERY_LOAD, 1)
-            add_request(tables, visit, DRAM, READ, head_dim * WORD_BYTES + new_kv_bytes, 0)
+            address = key_value_address(layout, head // group, 0) if new_kv_bytes else query_address(layout, head, query)
+            add_request(tables, visit, DRAM, READ, head_dim * WORD_BYTES + new_kv_bytes, address)
             tables.actions[visit, KV_WRITE] = new_kv_bytes
             count = kept[head, query]
             if count:  # a visit has at least a cycle; a query that keeps nothing goes straight to store, with zeros
@@ -102,4 +113,4 @@ def _write(tables: ScheduleTables, kept: Int64Array, softmax: Int64Array, per_ke
                 visit = add_visit(tables, VALUE_ROW, count * per_key)
                 tables.actions[visit, VALUE_MAC] = count * head_dim
             visit = add_visit(tables, STORE, 1)
-            add_request(tables, visit, DRAM, WRITE, head_dim * WORD_BYTES, 0)
+            add_request(tables, visit, DRAM, WRITE, head_dim * WORD_BYTES, output_address(layout, head, query))
