@@ -45,6 +45,23 @@ def decode_table() -> str:
     return "\n".join(lines)
 
 
+def mask_table() -> str:
+    """Markdown: native masks, dense attention, and the reference."""
+    kinds = {
+        "native_kernel": "native",
+        "torch": "torch's dense attention",
+        "of_an_array": "NumPy reference",
+        "of_a_tensor": "torch reference",
+    }
+    lines = ["| what | | median ms (quartiles) |", "|---|---|---|"]
+    for run in _runs("masks_cpu.json"):
+        name, _, which = run["name"].rstrip("]").partition("[")
+        kind = next(label for end, label in kinds.items() if name.endswith(end))
+        spread = f"{run['median_ms']:.1f} ({run['first_quartile_ms']:.1f}–{run['third_quartile_ms']:.1f})"
+        lines.append(f"| {kind} | {which.replace('-', ', ').replace('_bit', ' bits')} | {spread} |")
+    return "\n".join(lines)
+
+
 def generation_table() -> str:
     """Markdown: whole tokens of a model of Llama-3.2-1B's shape."""
     lines = [
@@ -59,7 +76,7 @@ def generation_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = (linear_table, prefill_table, decode_table, generation_table)
+TABLES = (linear_table, prefill_table, decode_table, mask_table, generation_table)
 
 
 def _runs(name: str) -> list[dict[str, Any]]:

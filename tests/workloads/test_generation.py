@@ -107,6 +107,16 @@ def test_decoding_gives_one_time_for_each_token(shape_file):
     assert first_ms > 0 and len(token_ms) == 4 and min(token_ms) > 0
 
 
+def test_the_layer_of_the_logits_gets_plain_strides_while_it_is_timed_and_no_longer(shape_file):
+    model = random_model(load_shape(shape_file), dtype="float32")
+    seen = []
+    model.lm_head.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].stride()))
+    generate_once(model, torch.arange(5)[None], 2)
+    assert seen == [(32, 32, 1)] * 3
+    model(torch.arange(5)[None], logits_to_keep=1)
+    assert seen[-1] == (5 * 32, 32, 1)
+
+
 def test_ratios_are_of_pairs_and_percentiles_between_neighbours():
     ratio = paired_ratio([2.0, 9.0, 4.0], [1.0, 3.0, 4.0])
     assert (ratio.n, ratio.median, ratio.first_quartile, ratio.third_quartile) == (3, 2.0, 1.5, 2.5)
