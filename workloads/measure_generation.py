@@ -79,13 +79,15 @@ def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, d
     threads = available_cores() if plan.threads is None else plan.threads
     with thread_limit(threads), native.pinned_threads(native.default_threads()):
         name, model, weights = _model(plan)
-        shapes = dict.fromkeys(_shape_of(layer) for layer in linear_layers(model, include=plan.include).values())
+        shapes: dict[tuple[int, int], Any] = {}  # the first layer of each
+        for layer in linear_layers(model, include=plan.include).values():
+            shapes.setdefault(_shape_of(layer), layer)
         linears: list[LinearRun] = []
-        for done, (in_features, out_features) in enumerate(shapes if plan.layer_repeats else ()):
+        for done, ((in_features, out_features), layer) in enumerate(shapes.items() if plan.layer_repeats else ()):
             progress("layer shapes", done, len(shapes))
             linears += time_linear(
                 *(in_features, out_features, plan.kernels),
-                sparsity=plan.sparsity or 0.0,
+                sparsity=_zeros(layer) if plan.sparsity is None else plan.sparsity,
                 tokens=plan.batch,
                 dtype=plan.dtype,
                 threads=threads,
@@ -170,6 +172,11 @@ def _shape_of(layer: Any) -> tuple[int, int]:
     """(in, out) of an nn.Linear or a Conv1D."""
     first, second = layer.weight.shape
     return (second, first) if type(layer).__name__ == "Linear" else (first, second)
+
+
+def _zeros(layer: Any) -> float:
+    """The share of zeros among the weights of a layer."""
+    return float((layer.weight == 0).float().mean())
 
 
 def _prompt(model: Any, plan: GenerationPlan) -> Any:

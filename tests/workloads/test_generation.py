@@ -59,6 +59,23 @@ def test_a_record_has_every_shape_and_every_kernel_and_survives_its_file(plan, t
 
 
 @needs_kernels
+def test_without_a_sparsity_layers_are_timed_with_the_zeros_that_the_models_have(plan, monkeypatch):
+    from xmsim.workloads import measure_generation as module
+
+    made = module.random_model
+
+    def half_pruned(*given, **named):
+        model = made(*given, **named)
+        for layer in module.linear_layers(model).values():
+            layer.weight[:, ::2] = 0
+        return model
+
+    monkeypatch.setattr(module, "random_model", half_pruned)
+    record = measure_generation(replace(plan, sparsity=None, kernels=("torch", "bitmap")))
+    assert all(run.sparsity == pytest.approx(0.5, abs=0.01) for run in record.linears)
+
+
+@needs_kernels
 def test_all_kernels_of_one_model_give_the_same_logits(shape_file):
     model = random_model(load_shape(shape_file), dtype="float32")
     variants = LinearVariants(model, ("torch", "packed", "bitmap"), sparsity=0.5, include=["*proj", "lm_head"])
