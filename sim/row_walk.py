@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +17,14 @@ HIT, MISS, CONFLICT = range(3)  # the row was open; the bank was closed; another
 
 _LONG_AGO = -(2**60)  # of commands that were never given
 _CLOSED = -1
-_NO_MODEL = BankModel(*(0 for _ in fields(BankModel)))
+_MODEL_FIELDS = tuple(one.name for one in fields(BankModel))
+_NO_MODEL = BankModel(*(0 for _ in _MODEL_FIELDS))
 
 # columns of the state
 _BUS_FREE, _WRITES, _NEXT_REFRESH, _OLDEST, _ACTIVATED = range(5)  # _OLDEST: which of the four from _ACTIVATED on is the oldest
 _OPEN_ROW, _READY, _COLUMN_READY = range(3)  # _READY: for a precharge of an open bank, for an activate of a closed one
 
-_Model = np.dtype([*((one.name, np.int64) for one in fields(BankModel)), ("first_channel", np.int64), ("first_lane", np.int64)])
+_Model = np.dtype([*((name, np.int64) for name in _MODEL_FIELDS), ("first_channel", np.int64), ("first_lane", np.int64)])
 
 
 class DramState(NamedTuple):
@@ -41,7 +42,7 @@ def closed_banks(channels: Sequence[Channel]) -> DramState:
     first_channel = first_lane = 0
     for number, channel in enumerate(channels):
         model = channel.banks or _NO_MODEL
-        models[number] = (*astuple(model), first_channel, first_lane)
+        models[number] = (*(getattr(model, name) for name in _MODEL_FIELDS), first_channel, first_lane)
         first_channel, first_lane = first_channel + model.channels, first_lane + model.lanes
     state = DramState(
         models,
