@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xmsim.configs.costs import Bar, Quantity
+from xmsim.reports.words import significant
 from xmsim.sim.result import DECODE, CauseCycles, HeadResult, LayerRun, PhaseResult, SimResult, SimulationRecord
 
 WIDTH = 140  # columns, where the output is no terminal and so has no width of its own
@@ -56,7 +57,8 @@ def costs_line(record: SimulationRecord) -> str | None:
 def bar_text(value: Bar, scale: float = 1.0) -> str:
     """`1.08 +0.25 -0.20`, from nominal to the ends of the bar."""
     nominal = scale * value.nominal
-    return f"{nominal:.3g} +{scale * value.high - nominal:.2g} −{nominal - scale * value.low:.2g}"
+    above, below = scale * value.high - nominal, nominal - scale * value.low
+    return f"{significant(nominal)} +{significant(above, 2)} −{significant(below, 2)}"
 
 
 def terms_table(title: str, quantity: Quantity, unit: str) -> Table:
