@@ -12,6 +12,7 @@ Sums are made on the device of the inputs, in float32 for tensors and float64 fo
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from xmsim.reference.attention.arrays import as_numpy, is_tensor, plain_arithmetic
 
 
-class _InputSums:
+class _InputSums(ABC):
     """Sequences counted and a sum over all tokens of something made of a token's inputs."""
 
     def __init__(self) -> None:
@@ -42,8 +43,9 @@ class _InputSums:
             self._sum = total if self._sum is None else self._sum + total
         self.sequences += inputs.shape[0] if len(inputs.shape) == 3 else 1
 
+    @abstractmethod
     def _of(self, tokens: Any) -> Any:
-        raise NotImplementedError
+        """What the inputs of some tokens, [tokens, in], add to the sum."""
 
     def _finite_sum(self) -> Any:
         if self._sum is None:
