@@ -23,7 +23,7 @@ from xmsim.sim.log import Account, EngineLog, head_accounts, idle_cycles, layer_
 from xmsim.sim.result import HeadResult, MachineFacts, PhaseResult, ProjectionResult, SimResult
 from xmsim.sim.schedule import Channel, Schedule, bounds
 from xmsim.workloads.attention import AttentionWorkload
-from xmsim.workloads.methods import MethodReference
+from xmsim.workloads.methods.library import MethodReference
 
 ENGINES = {"compiled": run_compiled, "event": run_events}  # equal logs: fast, and readable
 Engine = Literal["compiled", "event"]

@@ -17,7 +17,7 @@ from xmsim.sim.trace_events import write_timeline
 from xmsim.traces.store import LayerTrace, Trace
 from xmsim.workloads.attention import AttentionWorkload, kv_groups, workload_of
 from xmsim.workloads.decode import decode_workloads, with_prefill_scale
-from xmsim.workloads.methods import Method, StoredMask, stored_mask
+from xmsim.workloads.methods.library import Method, StoredMask, stored_mask
 
 NATIVE = "native"
 SAME_MASK = "same mask"

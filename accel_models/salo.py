@@ -40,7 +40,7 @@ from xmsim.sim.inventory import ComponentCounts, Memory, Part
 from xmsim.sim.schedule import UNLIMITED, Int64Array, Schedule, Stage
 from xmsim.sim.schedule_builder import ScheduleTables, add_after, add_job, add_request, add_visit, empty_tables, finish
 from xmsim.workloads.attention import AttentionWorkload
-from xmsim.workloads.method_kinds import WindowConfig
+from xmsim.workloads.methods.kinds import WindowConfig
 
 __all__ = ["PublishedEstimate", "Salo", "SaloConfig", "published_model_v1", "published_model_v2"]
 

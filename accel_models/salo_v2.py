@@ -59,7 +59,7 @@ from xmsim.sim.inventory import ComponentCounts, Memory, Part, registers
 from xmsim.sim.schedule import UNLIMITED, Int64Array, Schedule, Stage
 from xmsim.sim.schedule_builder import ScheduleTables, add_after, add_job, add_request, add_visit, empty_tables, finish
 from xmsim.workloads.attention import AttentionWorkload
-from xmsim.workloads.method_kinds import SaloConfig
+from xmsim.workloads.methods.kinds import SaloConfig
 
 WORD_BYTES = 2  # 16-bit operands and results
 HEAD_DIM = 64  # of the emitted instance

@@ -28,8 +28,8 @@ from xmsim.reference.kernels import native
 from xmsim.reference.kernels.attention import sparse_attention
 from xmsim.reference.kernels.kv_cache import KvCache, decode_attention, predicted_xm_words
 from xmsim.reference.kernels.pruned_kv_cache import PrunedKvCache, pruned_decode_attention
-from xmsim.workloads.host import describe_host
 from xmsim.workloads.measurement import Timing
+from xmsim.workloads.measuring.host import describe_host
 
 TORCH, DENSE = "torch sdpa", "own dense"
 HEADS, KV_HEADS = 32, 8

@@ -25,8 +25,8 @@ from xmsim.configs.codec import encode
 from xmsim.configs.record import write_record
 from xmsim.reference.kernels import DenseLinear, Int8SparseLinear, SparseLinear, native
 from xmsim.reference.kernels.linear_modules import PackedLinear
-from xmsim.workloads.host import describe_host
 from xmsim.workloads.measurement import Timing
+from xmsim.workloads.measuring.host import describe_host
 
 SHAPES = ((4096, 4096), (4096, 14336))  # (in_features, out_features)
 SPARSITIES = (0.5, 0.7)

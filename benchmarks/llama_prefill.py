@@ -20,7 +20,7 @@ from record import FORMAT, VERSION
 from xmsim.accel_models import load_accelerator
 from xmsim.configs.codec import encode
 from xmsim.configs.record import write_record
-from xmsim.workloads.host import describe_host
+from xmsim.workloads.measuring.host import describe_host
 from xmsim.workloads.synthetic_prefill import LLAMA_3_8B, prefill_layers
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xmsim.configs.codec import encode
 from xmsim.configs.record import write_record
-from xmsim.workloads.host import describe_host
+from xmsim.workloads.measuring.host import describe_host
 
 FORMAT, VERSION = "benchmark", 1
 

@@ -19,8 +19,9 @@ from xmsim.accel_models.accelerator import Accelerator
 from xmsim.configs.costs import Bar, Costs, Factor, Term
 from xmsim.configs.files import write_text
 from xmsim.configs.technology_tables import technology_tables
-from xmsim.sim.costs import estimate_costs, probability_less, quantity
+from xmsim.sim.costs import estimate_costs
 from xmsim.sim.inventory import ComponentCounts, Memory
+from xmsim.sim.propagation import probability_less, quantity
 from xmsim.sim.result import SimResult
 from xmsim.traces.manifest import Bias
 from xmsim.traces.store import LayerTrace

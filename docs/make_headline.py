@@ -19,7 +19,7 @@ from xmsim.sim.result import SimResult
 from xmsim.traces.manifest import Bias
 from xmsim.traces.store import LayerTrace
 from xmsim.workloads.attention import workload_of
-from xmsim.workloads.models import MINILM, LoadedModel, ModelError, load_model
+from xmsim.workloads.models.loading import MINILM, LoadedModel, ModelError, load_model
 from xmsim.workloads.synthetic import sink_local_operands
 
 HEADS, TOKENS, HEAD_DIM, SEED = 12, 512, 64, 512003
@@ -99,7 +99,7 @@ def synthetic_layer() -> LayerTrace:
 
 def minilm_layers(model: LoadedModel) -> list[LayerTrace]:
     """All layers of MiniLM on the first window of the shipped text."""
-    from xmsim.workloads.extract import extract_trace
+    from xmsim.workloads.extraction.extract import extract_trace
 
     with tempfile.TemporaryDirectory() as folder:
         trace = extract_trace(model, out=Path(folder) / "trace", tokens=TOKENS)

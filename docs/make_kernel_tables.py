@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xmsim.configs.record import read_record
-from xmsim.workloads.generation_record import GenerationRun, read_generation
+from xmsim.workloads.measuring.generation_record import GenerationRun, read_generation
 
 RECORDS = Path(__file__).parents[1] / "reports" / "measured"
 GENERATIONS = {"sparse": "generation_llama_1b_cpu.json", "dense": "generation_llama_1b_dense_head_cpu.json"}  # by the lm_head

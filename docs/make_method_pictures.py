@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from xmsim.traces.store import LayerTrace
-from xmsim.workloads.extract import extract_trace
-from xmsim.workloads.methods import Method, load_method, shipped_methods
-from xmsim.workloads.scores import head_scores
+from xmsim.workloads.extraction.extract import extract_trace
+from xmsim.workloads.methods.library import Method, load_method, shipped_methods
+from xmsim.workloads.methods.scores import head_scores
 
 FOLDER = Path(__file__).parent / "figures" / "methods"
 TOKENS, LAYER, HEAD = 384, 5, 1

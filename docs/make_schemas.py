@@ -17,10 +17,10 @@ from pydantic import TypeAdapter
 from xmsim.sim.result import RESULT_VERSION, SimulationRecord
 from xmsim.traces.manifest import TRACE_VERSION, Manifest
 from xmsim.workloads.evaluation import EVALUATION_VERSION, EvaluationRecord
-from xmsim.workloads.generation_record import GENERATION_VERSION, GenerationRecord
 from xmsim.workloads.measurement import MEASUREMENT_VERSION, MeasurementRecord
-from xmsim.workloads.prune_record import PRUNING_VERSION, PruningRecord
-from xmsim.workloads.tuning_record import TUNING_VERSION, TuningRecord
+from xmsim.workloads.measuring.generation_record import GENERATION_VERSION, GenerationRecord
+from xmsim.workloads.pruning.record import PRUNING_VERSION, PruningRecord
+from xmsim.workloads.tuning.record import TUNING_VERSION, TuningRecord
 
 FOLDER = Path(__file__).parent / "schemas"
 SCALARS = {int: "integer", float: "number", str: "string", bool: "boolean"}

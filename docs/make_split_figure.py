@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xmsim.configs.files import write_whole
 from xmsim.reports.figures.perplexity_split import perplexity_split
-from xmsim.workloads.spdp_sweep import read_splits
+from xmsim.workloads.quality.spdp_sweep import read_splits
 
 FIGURES = Path(__file__).parent / "figures"
 SUBJECT = "xm-tiny on WikiText-2 excerpt (shipped), wanda, first_half_dense, windows of 512 tokens"

@@ -15,15 +15,15 @@ MAY_IMPORT = {
     "sim": {"configs"},
     "workloads": {"configs", "traces", "reference"},
     "accel_models": {"configs", "workloads", "traces", "sim", "reference"},
-    "reports": {"configs", "sim.result", "workloads.measurement", "workloads.evaluation"},
+    "reports": {"configs", "sim.result", "sim.propagation", "workloads.measurement", "workloads.evaluation"},
 }
 RECORD_MODULES = (
     "sim/result.py",
     "sim/head_sampling.py",
     "workloads/measurement.py",
-    "workloads/tuning_record.py",
-    "workloads/prune_record.py",
-    "workloads/generation_record.py",
+    "workloads/tuning/record.py",
+    "workloads/pruning/record.py",
+    "workloads/measuring/generation_record.py",
     "workloads/evaluation.py",
     *(f"configs/{name}.py" for name in ("record", "codec", "files", "densities", "costs", "errors")),
 )

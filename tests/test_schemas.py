@@ -9,10 +9,10 @@ import pytest
 
 from xmsim.sim.result import read_result
 from xmsim.workloads.evaluation import read_evaluation
-from xmsim.workloads.generation_record import read_generation
 from xmsim.workloads.measurement import read_measurement
-from xmsim.workloads.prune_record import read_pruning
-from xmsim.workloads.tuning_record import read_tuning
+from xmsim.workloads.measuring.generation_record import read_generation
+from xmsim.workloads.pruning.record import read_pruning
+from xmsim.workloads.tuning.record import read_tuning
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 spec = importlib.util.spec_from_file_location("make_schemas", DOCS / "make_schemas.py")

@@ -12,12 +12,12 @@ from typing import Any
 _HOME = {
     "AttentionWorkload": "xmsim.workloads.attention",
     "LinearWorkload": "xmsim.workloads.linear",
-    "load_model": "xmsim.workloads.models",
-    "extract_trace": "xmsim.workloads.extract",
-    "attach": "xmsim.workloads.attachment",
-    "detach": "xmsim.workloads.attachment",
-    "sparsify": "xmsim.workloads.linear_exchange",
-    "exchanged_layers": "xmsim.workloads.linear_exchange",
+    "load_model": "xmsim.workloads.models.loading",
+    "extract_trace": "xmsim.workloads.extraction.extract",
+    "attach": "xmsim.workloads.attachment.attach",
+    "detach": "xmsim.workloads.attachment.attach",
+    "sparsify": "xmsim.workloads.models.linear_exchange",
+    "exchanged_layers": "xmsim.workloads.models.linear_exchange",
 }
 __all__ = ["AttentionWorkload", "LinearWorkload", "attach", "detach", "exchanged_layers", "extract_trace", "load_model", "sparsify"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from xmsim.configs.errors import XmsimError
 from xmsim.traces.store import LayerTrace
 from xmsim.workloads.attention import AttentionWorkload, workload_of
-from xmsim.workloads.methods import Method
+from xmsim.workloads.methods.library import Method
 
 
 def with_prefill_scale(layer: LayerTrace, tokens: int) -> LayerTrace:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from xmsim.reference.activations import ActivationHistogram, share_within, symmetric_threshold
 from xmsim.traces.bits import WORD_BITS, pack, unpack
 from xmsim.traces.store import Trace
-from xmsim.workloads.activation_histograms import activation_thresholds, load_histograms
+from xmsim.workloads.extraction.activation_histograms import activation_thresholds, load_histograms
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,7 +21,7 @@ from xmsim.traces.manifest import Bias, Manifest, ModelFacts
 from xmsim.traces.store import Trace, open_trace
 from xmsim.traces.writer import TraceWriter
 from xmsim.workloads.attention import AttentionWorkload
-from xmsim.workloads.methods import MethodReference, load_method
+from xmsim.workloads.methods.library import MethodReference, load_method
 from xmsim.workloads.synthetic import sink_local_operands
 
 LAYERS, WINDOWS, HEADS, KV_HEADS, TOKENS, HEAD_DIM = 3, 2, 16, 8, 96, 16

@@ -14,8 +14,8 @@ from xmsim.sim.result import HeadSampling
 from xmsim.traces.manifest import Bias, Manifest, ModelFacts
 from xmsim.traces.store import Trace, open_trace
 from xmsim.traces.writer import Maker, TraceWriter
-from xmsim.workloads.derived import layer_mask
-from xmsim.workloads.methods import Method, load_method
+from xmsim.workloads.extraction.derived import layer_mask
+from xmsim.workloads.methods.library import Method, load_method
 
 HEADS, KV_HEADS, TOKENS, HEAD_DIM = 8, 4, 70, 16
 

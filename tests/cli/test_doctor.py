@@ -9,7 +9,7 @@ import pytest
 
 from xmsim.cli import doctor as module
 from xmsim.cli.doctor import doctor
-from xmsim.workloads import host
+from xmsim.workloads.measuring import host
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from xmsim.cli import main
-from xmsim.workloads.corpora import SHIPPED_NAME
 from xmsim.workloads.evaluation import read_evaluation
+from xmsim.workloads.texts.corpora import SHIPPED_NAME
 
 pytest.importorskip("torch")
 FILES = {"evaluation.json", "evaluation.csv", "perplexity_density.svg", "perplexity_density.png", "perplexity_density.csv"}
@@ -78,7 +78,7 @@ def test_predicted_scores_by_name_are_those_of_the_artifacts_file(terminal: Term
 
 
 def test_every_shipped_method_and_the_predictions_of_both_arrays_are_the_default(terminal: Terminal):
-    from xmsim.workloads.methods import shipped_methods
+    from xmsim.workloads.methods.library import shipped_methods
 
     status, _, _ = terminal.run("--length", 64, "--windows", 1)
     assert status == 0
@@ -125,8 +125,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(terminal: Terminal, words:
 
 
 def test_a_wrong_word_is_answered_before_anything_is_fetched(terminal: Terminal, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("xmsim.workloads.models.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
-    monkeypatch.setattr("xmsim.workloads.hub_corpora.hub_corpus", lambda _: pytest.fail("the dataset was loaded"))
+    monkeypatch.setattr("xmsim.workloads.models.loading.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("xmsim.workloads.texts.hub_corpora.hub_corpus", lambda _: pytest.fail("the dataset was loaded"))
     for words in (["--protocol", "x"], ["--length", "1"], ["--method", "x"]):
         terminal.refused("--dataset", "c4", *words)
 
@@ -139,7 +139,7 @@ def test_an_interrupt_leaves_nothing_behind(terminal: Terminal, monkeypatch: pyt
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xmsim.workloads.evaluate.window_loss", lambda *_: interrupted)
+    monkeypatch.setattr("xmsim.workloads.quality.evaluate.window_loss", lambda *_: interrupted)
     assert "interrupted" in terminal.refused("--length", "64", "--windows", "1", "--method", "nm")
 
 

@@ -79,7 +79,7 @@ def test_masks_and_weights_are_a_line_each_with_their_maker_and_info_repeats_the
 
 
 def test_info_shows_every_shipped_method_by_default(model: Path, text: Path, tmp_path: Path):
-    from xmsim.workloads.methods import shipped_methods
+    from xmsim.workloads.methods.library import shipped_methods
 
     run("extract", model, "--text", text, "--tokens", 64, "--out", tmp_path / "trace")
     shown = run("info", tmp_path / "trace").stdout

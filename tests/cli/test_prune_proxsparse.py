@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from xmsim.cli.prune import prune
 from xmsim.configs.errors import XmsimError
-from xmsim.workloads.prune_record import read_pruning
+from xmsim.workloads.pruning.record import read_pruning
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")

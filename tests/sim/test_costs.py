@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from xmsim.configs.costs import Bar, Factor, Term
 from xmsim.configs.errors import ConfigError
 from xmsim.configs.technology_tables import SramPoint, TechnologyConfig, technology_tables
-from xmsim.sim.costs import estimate_costs, probability_less, quantity, samples, sram_point
+from xmsim.sim.costs import estimate_costs, sram_point
 from xmsim.sim.dram_preset import load_preset
 from xmsim.sim.inventory import ComponentCounts, Memory, Part
+from xmsim.sim.propagation import probability_less, quantity, samples
 
 AT_45_NM = TechnologyConfig(node_nm=45, voltage_v=0.9, sram_cell="itrs-lop", dram="hbm2")
 MACS = ComponentCounts((Part("array", "integer_mac", 8, 1000, {"mac": 1}),), ())

@@ -13,8 +13,8 @@ from xmsim.traces.manifest import Bias
 from xmsim.traces.store import LayerTrace
 from xmsim.workloads.attention import kv_groups
 from xmsim.workloads.decode import decode_workloads, with_prefill_scale
-from xmsim.workloads.methods import load_method
-from xmsim.workloads.scores import head_scores
+from xmsim.workloads.methods.library import load_method
+from xmsim.workloads.methods.scores import head_scores
 
 VALID = (100, 90)
 

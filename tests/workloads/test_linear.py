@@ -46,8 +46,8 @@ def test_parts_that_do_not_fit_are_refused(arguments, sentence: str):
 
 def test_a_trace_gives_its_weights_and_the_density_of_its_activations(small_llama: Path, tmp_path: Path):
     torch = pytest.importorskip("torch")
-    from xmsim.workloads.extract import extract_trace
-    from xmsim.workloads.models import load_model
+    from xmsim.workloads.extraction.extract import extract_trace
+    from xmsim.workloads.models.loading import load_model
 
     loaded = load_model(str(small_llama))
     with torch.no_grad():

@@ -18,7 +18,7 @@ def convert(
 ) -> None:
     """Pack the matrices of a model's linear layers, and write a folder that holds them in this format."""
     from xmsim.cli.progress import progress_bar
-    from xmsim.workloads.convert import convert_model
+    from xmsim.workloads.models.convert import convert_model
 
     with progress_bar(f"convert {model}", "layers") as progress:
         done = convert_model(model, out=out, format=format, dtype=dtype, progress=progress)

@@ -21,11 +21,11 @@ def demo(
     from xmsim.accel_models.runs import result_file_name, simulate_trace
     from xmsim.reports.compare import compare
     from xmsim.sim.result import write_result
-    from xmsim.workloads.built_in import NAME, training_record
-    from xmsim.workloads.extract import extract_trace
-    from xmsim.workloads.measure import measure_trace
+    from xmsim.workloads.extraction.extract import extract_trace
     from xmsim.workloads.measurement import write_measurement
-    from xmsim.workloads.methods import load_method
+    from xmsim.workloads.measuring.attention import measure_trace
+    from xmsim.workloads.methods.library import load_method
+    from xmsim.workloads.models.built_in import NAME, training_record
 
     trace_folder, results = out / "trace", out / "results"
     _step(f"extract   {NAME}, {tokens} tokens of the shipped text -> {trace_folder}")

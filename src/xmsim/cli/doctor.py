@@ -14,7 +14,7 @@ _CAPTURE_MISSING = "missing: pip install 'xmsim[capture]'"
 def doctor() -> None:
     """Print what this host offers to xmsim: software, processor, GPU, compilers, optional extras."""
     from xmsim import __version__
-    from xmsim.workloads.host import describe_host, installed_version
+    from xmsim.workloads.measuring.host import describe_host, installed_version
 
     host = describe_host()
     features = host.cpu_features
@@ -54,7 +54,7 @@ def _presence(found: bool) -> str:
 
 
 def _amx(features: tuple[str, ...]) -> str:
-    from xmsim.workloads.host import AMX_GRANTED
+    from xmsim.workloads.measuring.host import AMX_GRANTED
 
     tiles = [name for name in ("amx_tile", "amx_int8", "amx_bf16") if name in features]
     if not tiles:

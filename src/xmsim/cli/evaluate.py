@@ -13,9 +13,9 @@ from xmsim.configs.errors import XmsimError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from xmsim.workloads.corpora import Corpus
     from xmsim.workloads.evaluation import EvaluatedRun, EvaluationRecord
-    from xmsim.workloads.prune_pattern import LayerGroups
+    from xmsim.workloads.pruning.pattern import LayerGroups
+    from xmsim.workloads.texts.corpora import Corpus
 
 LOW_BIT = ("xm:1_4_6bit", "xm_32:1_2_4bit")  # as DynaX-L and DynaX-S predict
 
@@ -47,12 +47,12 @@ def evaluate(
     from xmsim.cli.progress import progress_bar
     from xmsim.cli.tables import table_console
     from xmsim.reports.evaluation import write_evaluation_report
-    from xmsim.workloads.evaluate import evaluate_model
     from xmsim.workloads.evaluation import write_evaluation
-    from xmsim.workloads.methods import load_method, shipped_methods
-    from xmsim.workloads.models import load_model
-    from xmsim.workloads.protocols import window_plan
-    from xmsim.workloads.prune_pattern import expected_pattern, pattern_groups
+    from xmsim.workloads.methods.library import load_method, shipped_methods
+    from xmsim.workloads.models.loading import load_model
+    from xmsim.workloads.pruning.pattern import expected_pattern, pattern_groups
+    from xmsim.workloads.quality.evaluate import evaluate_model
+    from xmsim.workloads.quality.protocols import window_plan
 
     methods = [load_method(name) for name in method or (*shipped_methods(), *LOW_BIT)]
     lengths = length or [1024]
@@ -89,8 +89,8 @@ def _pattern_lines(pattern: str, groups: list[LayerGroups]) -> Iterator[str]:
 
 
 def _corpus(text: Path | None, dataset: str | None) -> Corpus:
-    from xmsim.workloads.corpora import shipped_text, text_file
-    from xmsim.workloads.hub_corpora import hub_corpus
+    from xmsim.workloads.texts.corpora import shipped_text, text_file
+    from xmsim.workloads.texts.hub_corpora import hub_corpus
 
     if text and dataset:
         raise XmsimError(f"--text {text} and --dataset {dataset} cannot be scored together; give one of them")

@@ -28,7 +28,7 @@ def extract(
     from xmsim.cli.derived import derived_lines
     from xmsim.cli.progress import progress_bar
     from xmsim.cli.selection import parse_numbers
-    from xmsim.workloads.extract import extract_trace
+    from xmsim.workloads.extraction.extract import extract_trace
 
     chosen_layers = None if layers is None else parse_numbers(layers, "layer")
     chosen_heads = None if heads is None else parse_numbers(heads, "head")
@@ -57,6 +57,6 @@ def extract(
     for line in derived_lines(manifest):
         typer.echo(line)
     if activations:
-        from xmsim.workloads.activation_histograms import FILE_NAME, load_histograms
+        from xmsim.workloads.extraction.activation_histograms import FILE_NAME, load_histograms
 
         typer.echo(f"activation histograms  {len(load_histograms(out))} linear layers  {(out / FILE_NAME).stat().st_size / 1e6:.1f} MB")

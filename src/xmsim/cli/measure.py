@@ -57,7 +57,7 @@ def measure(
     Each result is checked before it is timed.
     """
     if write_experiments is not None:
-        from xmsim.workloads.experiments import write_example
+        from xmsim.workloads.measuring.experiments import write_example
 
         write_example(write_experiments)
         typer.echo(f"wrote {write_experiments}")
@@ -68,7 +68,7 @@ def measure(
         _measure_trace(trace, method, layers, window, threads, device, out or Path("measured.json"))
         return
     from xmsim.cli.measure_generation import measure_one, measure_table
-    from xmsim.workloads.measure_generation import GenerationPlan, kernels_of
+    from xmsim.workloads.measuring.generation import GenerationPlan, kernels_of
 
     plan = GenerationPlan(
         model=model,
@@ -101,9 +101,9 @@ def _measure_trace(trace: Path, method: str, layers: str | None, window: int, th
     from xmsim.cli.selection import parse_selection
     from xmsim.cli.tables import table_console
     from xmsim.traces.store import open_trace
-    from xmsim.workloads.measure import measure_trace
     from xmsim.workloads.measurement import write_measurement
-    from xmsim.workloads.methods import load_method
+    from xmsim.workloads.measuring.attention import measure_trace
+    from xmsim.workloads.methods.library import load_method
 
     loaded = load_method(method)
     opened = open_trace(trace)

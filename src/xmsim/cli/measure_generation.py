@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from xmsim.workloads.generation_record import GenerationRecord, Ratio
-    from xmsim.workloads.measure_generation import GenerationPlan
+    from xmsim.workloads.measuring.generation import GenerationPlan
+    from xmsim.workloads.measuring.generation_record import GenerationRecord, Ratio
 
 
 def measure_one(plan: GenerationPlan, out: Path) -> None:
     """Measure a plan, print its tables and write its file."""
     from xmsim.cli.tables import table_console
-    from xmsim.workloads.generation_record import write_generation
+    from xmsim.workloads.measuring.generation_record import write_generation
 
     record = measured(plan)
     write_generation(out, record)
@@ -28,7 +28,7 @@ def measure_one(plan: GenerationPlan, out: Path) -> None:
 def measure_table(path: Path, folder: Path, base: GenerationPlan) -> None:
     """Measure the rows of an experiments table that have no result yet, and print one line for each."""
     from xmsim.cli.tables import table_console
-    from xmsim.workloads.experiments import read_experiments, run_experiments
+    from xmsim.workloads.measuring.experiments import read_experiments, run_experiments
 
     console = table_console()
     for experiment, result, record in run_experiments(read_experiments(path), folder, base, measured):
@@ -42,7 +42,7 @@ def measure_table(path: Path, folder: Path, base: GenerationPlan) -> None:
 def measured(plan: GenerationPlan) -> GenerationRecord:
     """Measure with a progress bar."""
     from xmsim.cli.progress import progress_bar
-    from xmsim.workloads.measure_generation import measure_generation
+    from xmsim.workloads.measuring.generation import measure_generation
 
     with progress_bar("measure", "steps") as progress:
         return measure_generation(plan, lambda what, done, steps: progress(done, steps))

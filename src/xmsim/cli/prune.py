@@ -10,7 +10,7 @@ import typer
 from xmsim.configs.errors import XmsimError
 
 if TYPE_CHECKING:
-    from xmsim.workloads.prune_record import PruningRecord
+    from xmsim.workloads.pruning.record import PruningRecord
 
 
 def prune(
@@ -105,7 +105,7 @@ def prune(
         )
         return
     from xmsim.cli.progress import progress_bar
-    from xmsim.workloads.prune import prune_model
+    from xmsim.workloads.pruning.prune import prune_model
 
     with progress_bar(f"prune {model}", "blocks") as progress:
         record = prune_model(

@@ -11,7 +11,7 @@ import typer
 from xmsim.configs.errors import XmsimError
 
 if TYPE_CHECKING:
-    from xmsim.workloads.prune_record import PruningRecord
+    from xmsim.workloads.pruning.record import PruningRecord
 
 
 def prune_by_training(
@@ -35,8 +35,8 @@ def prune_by_training(
         XmsimError: whatever is wrong, in one sentence.
     """
     from xmsim.cli.progress import loss_bar
-    from xmsim.workloads.proxsparse_preset import load_preset
-    from xmsim.workloads.prune_proxsparse import prune_proxsparse
+    from xmsim.workloads.pruning.proxsparse_preset import load_preset
+    from xmsim.workloads.pruning.proxsparse_prune import prune_proxsparse
 
     given = {key: value for key, value in overrides.items() if value is not None}
     if project_lambda2 is False:

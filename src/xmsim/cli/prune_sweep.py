@@ -46,11 +46,11 @@ def prune_sweep(
     from xmsim.cli.tables import table_console
     from xmsim.configs.files import write_text, write_whole
     from xmsim.reports.figures.perplexity_split import perplexity_split
-    from xmsim.workloads.activation_sparsity import find_policy
-    from xmsim.workloads.corpora import shipped_text
-    from xmsim.workloads.prune_stored import open_stored_model
-    from xmsim.workloads.prune_text import read_calibration
-    from xmsim.workloads.spdp_sweep import SweepPlan, pruned_once, sweep_splits, total_splits
+    from xmsim.workloads.attachment.activation_sparsity import find_policy
+    from xmsim.workloads.pruning.stored import open_stored_model
+    from xmsim.workloads.pruning.text import read_calibration
+    from xmsim.workloads.quality.spdp_sweep import SweepPlan, pruned_once, sweep_splits, total_splits
+    from xmsim.workloads.texts.corpora import shipped_text
 
     pairs = total_splits(_shares(totals), step=step)
     chosen = find_policy(policy)

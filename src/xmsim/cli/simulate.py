@@ -43,7 +43,7 @@ def simulate(
     from xmsim.sim.result import HeadSampling, write_result
     from xmsim.traces.errors import TraceError
     from xmsim.traces.store import open_trace
-    from xmsim.workloads.methods import load_method
+    from xmsim.workloads.methods.library import load_method
 
     folder, names = _trace_and_machines(words or [], trace, machine or [])
     machines = [load_accelerator(name) for name in names]

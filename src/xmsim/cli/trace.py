@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from xmsim.traces.store import Trace
-    from xmsim.workloads.attention_profile import HeadProfile
-    from xmsim.workloads.mask_statistics import MaskStatistics
-    from xmsim.workloads.methods import Method
+    from xmsim.workloads.measuring.attention_profile import HeadProfile
+    from xmsim.workloads.methods.library import Method
+    from xmsim.workloads.methods.mask_statistics import MaskStatistics
 
 
 def info(
@@ -25,9 +25,9 @@ def info(
     from xmsim.cli.progress import progress_bar
     from xmsim.cli.tables import table_console
     from xmsim.traces.store import open_trace
-    from xmsim.workloads.attention_profile import FEWEST_TOKENS, attention_profile
-    from xmsim.workloads.mask_statistics import mask_statistics
-    from xmsim.workloads.methods import load_method, shipped_methods
+    from xmsim.workloads.measuring.attention_profile import FEWEST_TOKENS, attention_profile
+    from xmsim.workloads.methods.library import load_method, shipped_methods
+    from xmsim.workloads.methods.mask_statistics import mask_statistics
 
     methods = [load_method(name) for name in method or shipped_methods()]
     opened = open_trace(trace)
@@ -77,7 +77,7 @@ def _layers_table(trace: Trace) -> Table:
 def _profiles_table(profiles: list[tuple[HeadProfile, ...]]) -> Table:
     from rich.table import Table
 
-    from xmsim.workloads.attention_profile import LOCAL_KEYS, SINK_KEYS
+    from xmsim.workloads.measuring.attention_profile import LOCAL_KEYS, SINK_KEYS
 
     table = Table(title="Where heads look, first window: entropy / log of the keys a row may see, and heads with a habit")
     for name in ("layer", "entropy, mean", "least", "most"):
@@ -96,7 +96,7 @@ def _profiles_table(profiles: list[tuple[HeadProfile, ...]]) -> Table:
 def _method_table(method: Method, layers: tuple[int, ...], statistics: list[MaskStatistics]) -> Table:
     from rich.table import Table
 
-    from xmsim.workloads.mask_statistics import DEFAULT_BLOCK, TILE_ROWS, mean_statistics
+    from xmsim.workloads.methods.mask_statistics import DEFAULT_BLOCK, TILE_ROWS, mean_statistics
 
     block = method.block or DEFAULT_BLOCK
     title = (

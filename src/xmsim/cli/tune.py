@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from xmsim.workloads.tuning_record import HeldOutLoss, TuningRecord
+    from xmsim.workloads.tuning.record import HeldOutLoss, TuningRecord
 
 _DEFAULT_RECIPE = "full"
 
@@ -39,10 +39,10 @@ def tune(
     """Fine-tune a model so that it does with the pairs that a method keeps; options replace what the recipe says."""
     from xmsim.cli.progress import loss_bar
     from xmsim.configs.errors import XmsimError
-    from xmsim.workloads.adapters import merge_adapter
-    from xmsim.workloads.methods import load_method
-    from xmsim.workloads.tune import tune_model
-    from xmsim.workloads.tune_recipe import load_recipe
+    from xmsim.workloads.methods.library import load_method
+    from xmsim.workloads.tuning.adapters import merge_adapter
+    from xmsim.workloads.tuning.recipe import load_recipe
+    from xmsim.workloads.tuning.tune import tune_model
 
     if merge is not None:
         merged = merge_adapter(merge, out=out, base=model)

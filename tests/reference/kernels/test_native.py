@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from xmsim.reference.kernels import native
-from xmsim.workloads.host import cpu_features
+from xmsim.workloads.measuring.host import cpu_features
 
 compiled = pytest.mark.skipif(native.library() is None, reason="no compiled kernels")
 

@@ -1,0 +1,283 @@
+"""Everything that reads a file somebody else may have written: valid inputs of each reader, and the reading, to the last number."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+RECORDS = GOLDEN / "records"
+CONFIGS = ROOT / "configs"
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """One way into the program.
+
+    `prepare` fills a folder with a valid input; `files` names those in it that are then damaged; `read` reads the folder, and may write
+    under its `out`.
+    """
+
+    prepare: Callable[[Path], None]
+    files: tuple[str, ...]
+    read: Callable[[Path], object]
+
+
+def all_readers() -> dict[str, Reader]:
+    """Every reader under fuzz, by name."""
+    readers = {}
+    for path in sorted((CONFIGS / "accelerators").glob("*.yaml")):
+        readers[f"machine {path.stem}"] = _one_file(path, _machine)
+    for path in sorted((CONFIGS / "methods").glob("*.yaml")):
+        readers[f"method {path.stem}"] = _one_file(path, _method)
+    readers["method of the artifact"] = Reader(_write_artifact_preset, ("preset.json",), lambda folder: _method(folder / "preset.json"))
+    readers["dram"] = _one_file(CONFIGS / "dram" / "hbm2_2000.yaml", _dram)
+    readers["shape"] = _one_file(CONFIGS / "shapes" / "llama-3.2-1b.yaml", _shape)
+    readers["recipe"] = _one_file(CONFIGS / "recipes" / "lora.yaml", _recipe)
+    readers["pruning preset"] = _one_file(CONFIGS / "pruning" / "xm-tiny.yaml", _proxsparse_preset)
+    for name, table in (("logic", "LogicTable"), ("sram", "SramTable"), ("dram", "DramTable")):
+        readers[f"technology {name}"] = _one_file(CONFIGS / "technology" / f"{name}.yaml", partial(_technology, table))
+    for path in sorted(RECORDS.glob("*.json")):
+        readers[f"record {path.stem}"] = _one_file(path, partial(_record, path.name.partition(".")[0]))
+    readers["compare"] = Reader(_two_records, ("result.json", "measurement.json"), _compare)
+    readers["explain"] = _one_file(RECORDS / "result.v3.json", _explain)
+    trace = tuple(sorted(path.name for path in (GOLDEN / "trace_v2").iterdir()))
+    readers["trace"] = Reader(partial(_copy_trace, "trace_v2"), tuple(f"trace/{name}" for name in trace), _trace)
+    readers["trace of version 1"] = Reader(partial(_copy_trace, "trace_v1"), ("trace/manifest.json",), _trace)
+    readers["resumed extraction"] = Reader(partial(_copy_trace, "trace_v2"), ("trace/manifest.json", "trace/layer_000.safetensors"), _resumed)
+    for name in ("bitmap", "tcabme", "spdp", "2:4", "macko", "packed"):
+        readers[f"weights {name}"] = Reader(partial(_write_weights, name), ("weights.safetensors",), _weights)
+    readers["unfinished pruning"] = Reader(
+        _write_part, ("out.part/plan.json", "out.part/block_0000.json", "out.part/block_0000.safetensors"), _part
+    )
+    return readers
+
+
+def _one_file(source: Path, read: Callable[[Path], object]) -> Reader:
+    return Reader(lambda folder: shutil.copy(source, folder), (source.name,), lambda folder: read(folder / source.name))
+
+
+# --- configuration ---
+
+
+def _machine(path: Path) -> None:
+    """A machine, and what it makes of a small layer: its numbers must hold in the arithmetic that they go into."""
+    from xmsim.accel_models import load_accelerator
+
+    machine = load_accelerator(path)
+    machine.facts()
+    machine.costs({}, 0.0, 0.0)
+    machine.simulate(_workload())
+
+
+def _workload() -> Any:
+    from xmsim.workloads import AttentionWorkload
+
+    keep = np.tri(40, dtype=bool) & (np.arange(40) % 3 == 0)
+    return AttentionWorkload.from_keep(np.broadcast_to(keep, (2, 40, 40)).copy(), head_dim=16, kv_heads=1)
+
+
+def _method(path: Path) -> None:
+    from xmsim.traces.store import open_trace
+    from xmsim.workloads.methods.library import load_method
+
+    method = load_method(path)
+    layer = open_trace(GOLDEN / "trace_v2").read_layer(0)
+    method.keep(layer, 0)
+    method.mask(layer, 0)
+
+
+def _write_artifact_preset(folder: Path) -> None:
+    import json
+
+    (folder / "preset.json").write_text(json.dumps({"mode": "xm", "block": 64, "n1": 16, "n2": 8, "t1": 1.0, "t2": 0.1}))
+
+
+def _dram(path: Path) -> None:
+    from fractions import Fraction
+
+    from xmsim.sim.dram_preset import bank_model, load_preset
+
+    preset = load_preset(path)
+    bank_model(preset, preset.channels, Fraction(1000))
+
+
+def _shape(path: Path) -> None:
+    from xmsim.workloads.models.shape import load_shape
+
+    load_shape(path)
+
+
+def _recipe(path: Path) -> None:
+    from xmsim.workloads.tuning.recipe import load_recipe
+
+    _ = load_recipe(path).parameters
+
+
+def _proxsparse_preset(path: Path) -> None:
+    from xmsim.workloads.pruning.proxsparse_preset import load_preset
+
+    _ = load_preset(path).parameters
+
+
+def _technology(table: str, path: Path) -> None:
+    from xmsim.configs import technology_tables
+    from xmsim.configs.schema import read_config
+
+    read_config(path, getattr(technology_tables, table))
+
+
+# --- records ---
+
+
+def _record(kind: str, path: Path) -> None:
+    from xmsim.reports.evaluation import write_evaluation_report
+    from xmsim.sim.result import read_result
+    from xmsim.workloads.evaluation import read_evaluation
+    from xmsim.workloads.measurement import read_measurement
+    from xmsim.workloads.measuring.generation_record import read_generation
+    from xmsim.workloads.pruning.record import read_pruning
+    from xmsim.workloads.tuning.record import read_tuning
+
+    readers: dict[str, Callable[[Path], Any]] = {
+        "result": read_result,
+        "evaluation": read_evaluation,
+        "measurement": read_measurement,
+        "generation": read_generation,
+        "pruning": read_pruning,
+        "tuning": read_tuning,
+    }
+    record = readers[kind](path)
+    if kind == "evaluation":
+        write_evaluation_report(record, path.parent / "out")
+
+
+def _two_records(folder: Path) -> None:
+    shutil.copy(RECORDS / "result.v3.json", folder / "result.json")
+    shutil.copy(RECORDS / "measurement.v1.json", folder / "measurement.json")
+
+
+def _compare(folder: Path) -> None:
+    """The tables and the page of compare; its figures take seconds each."""
+    from xmsim.configs.files import write_text
+    from xmsim.reports.load import load
+    from xmsim.reports.long_table import long_table
+    from xmsim.reports.page import page
+    from xmsim.reports.summary import summary
+
+    for names in (("result.json",), ("measurement.json",), ("result.json", "measurement.json")):
+        comparison = load([folder / name for name in names])
+        write_text(folder / "out" / "report.csv", long_table(comparison))
+        write_text(folder / "out" / "report.html", page(comparison, (), summary(comparison)))
+
+
+def _explain(path: Path) -> None:
+    import contextlib
+    import io
+
+    from xmsim.cli.explain import explain
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        explain(path, "energy_pj")
+        explain(path, "power_mw")
+
+
+# --- traces ---
+
+
+def _copy_trace(name: str, folder: Path) -> None:
+    shutil.copytree(GOLDEN / name, folder / "trace")
+
+
+def _trace(folder: Path) -> None:
+    from xmsim.traces.store import open_trace
+    from xmsim.workloads import AttentionWorkload  # noqa: F401 (its room)
+    from xmsim.workloads.attention import workload_of
+    from xmsim.workloads.methods.library import load_method
+
+    trace = open_trace(folder / "trace")
+    trace.source()
+    for layer in trace.layers:
+        captured = trace.read_layer(layer)
+        facts = trace.manifest.facts(layer)
+        for mask in facts.masks:
+            trace.read_mask(layer, mask)
+        if facts.weights:
+            trace.read_weights(layer)
+        method = load_method("xm_32")
+        for window in range(trace.windows):
+            workload_of(captured, window, method.keep(captured, window))
+
+
+def _resumed(folder: Path) -> None:
+    from dataclasses import replace
+
+    from xmsim.traces.manifest import read_manifest
+    from xmsim.traces.writer import TraceWriter
+
+    plan = replace(read_manifest(GOLDEN / "trace_v2"), layers=())
+    writer = TraceWriter(folder / "trace", plan)
+    _ = writer.missing
+
+
+# --- packed weights and unfinished prunings ---
+
+
+def _write_weights(name: str, folder: Path) -> None:
+    from xmsim.reference.formats.format_file import FORMATS, write_format
+
+    matrix = np.random.default_rng(0).standard_normal((32, 64)).astype(np.float32)
+    matrix.reshape(32, 16, 4)[..., :2] = 0
+    matrix = (matrix.view("<u4") >> 16).astype("<u2") if name != "bitmap" else matrix
+    kind: Any = FORMATS[name]
+    options = {"dtype": "bfloat16"} if name != "bitmap" else {}
+    try:
+        packed = kind.from_dense(matrix, **options)
+    except TypeError:
+        packed = kind.from_dense(matrix)
+    write_format(folder / "weights.safetensors", {"layer": packed})
+
+
+def _weights(folder: Path) -> None:
+    from xmsim.reference.formats.format_file import read_format
+
+    for matrix in read_format(folder / "weights.safetensors").values():
+        _ = matrix.nbytes
+        matrix.to_dense()
+
+
+_PLAN = {"model": "xm-tiny", "method": "wanda", "sparsity": 0.5}
+
+
+def _write_part(folder: Path) -> None:
+    from xmsim.workloads.pruning.part import UnfinishedPruning
+    from xmsim.workloads.pruning.record import PrunedLayer
+
+    import torch
+
+    part = UnfinishedPruning(folder / "out", _PLAN)
+    part.begin([0.5, 0.5])
+    record = _pruned_layer(PrunedLayer)
+    part.write(0, {"model.layers.0.w": torch.ones(4, 4)}, [record])
+
+
+def _pruned_layer(kind: Any) -> Any:
+    import dataclasses
+
+    return kind(**{field.name: {"str": "w", "int": 4, "float": 0.5}.get(str(field.type).split(" ")[0], 0.5) for field in dataclasses.fields(kind)})
+
+
+def _part(folder: Path) -> None:
+    from xmsim.workloads.pruning.part import UnfinishedPruning
+
+    part = UnfinishedPruning(folder / "out", _PLAN)
+    _ = part.sparsities
+    if part.has(0):
+        part.read(0)

@@ -1,0 +1,210 @@
+"""Models that generate, on several kinds of linear layers, timed."""
+
+import csv
+from dataclasses import replace
+
+import pytest
+import torch
+
+from xmsim.configs.errors import RecordError, XmsimError
+from xmsim.reference.kernels import native
+from xmsim.workloads.measurement import read_measurement
+from xmsim.workloads.measuring import experiments as tables
+from xmsim.workloads.measuring.generate_timing import generate_once, paired_ratio, percentile
+from xmsim.workloads.measuring.generation import GenerationPlan, measure_generation
+from xmsim.workloads.measuring.generation_record import read_generation, write_generation
+from xmsim.workloads.measuring.linear_timing import time_linear
+from xmsim.workloads.measuring.linear_variants import LinearVariants
+from xmsim.workloads.models.shape import load_shape, random_model
+
+KERNELS = ("torch", "packed", "bitmap", "bitmap_int8")
+needs_kernels = pytest.mark.skipif(native.library() is None, reason="no compiled kernels")
+
+
+@pytest.fixture(scope="module")
+def shape_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("shape") / "small.yaml"
+    sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "intermediate_size": 48, "vocabulary": 100}
+    lines = [f"{key}: {value}" for key, value in sizes.items()]
+    path.write_text("\n".join([*lines, "tied_embeddings: true", "rope_theta: 1.0e+4", "sources: {}", ""]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def plan(shape_file):
+    return GenerationPlan(
+        shape=str(shape_file), kernels=KERNELS, input_tokens=6, new_tokens=3, warmup=0, repeat=2, threads=1, layer_repeats=2
+    )
+
+
+@needs_kernels
+def test_a_record_has_every_shape_and_every_kernel_and_survives_its_file(plan, tmp_path):
+    record = measure_generation(replace(plan, save_per_token=True, profile=True))
+    assert {(run.in_features, run.out_features) for run in record.linears} == {(32, 32), (32, 16), (32, 48), (48, 32)}
+    assert [run.kernel for run in record.generations] == [run.kernel for run in record.linears[:4]] == list(KERNELS)
+    for run in record.generations:
+        assert [len(tokens) for tokens in run.token_ms] == [3, 3] and run.time_per_output_token.n == 6
+        assert set(run.speedup) == set(KERNELS) - {run.kernel}
+        assert run.exchanged_layers == (0 if run.kernel == "torch" else 14)
+    for run in record.linears:
+        assert run.max_error <= run.allowed_error and 0.5 <= run.sparsity < 0.51
+    assert set(record.profiles) == set(KERNELS)
+    assert all(sum(row.share for row in rows) == pytest.approx(1) for rows in record.profiles.values())
+    write_generation(tmp_path / "generation.json", record)
+    assert read_generation(tmp_path / "generation.json") == replace(
+        record, generations=tuple(replace(run, token_ms=tuple(run.token_ms)) for run in record.generations)
+    )
+    with pytest.raises(RecordError, match=r"xmsim\.generation"):
+        read_measurement(tmp_path / "generation.json")
+
+
+@needs_kernels
+def test_without_a_sparsity_layers_are_timed_with_the_zeros_that_the_models_have(plan, monkeypatch):
+    from xmsim.workloads.measuring import generation as module
+
+    made = module.random_model
+
+    def half_pruned(*given, **named):
+        model = made(*given, **named)
+        for layer in module.linear_layers(model).values():
+            layer.weight[:, ::2] = 0
+        return model
+
+    monkeypatch.setattr(module, "random_model", half_pruned)
+    record = measure_generation(replace(plan, sparsity=None, kernels=("torch", "bitmap")))
+    assert all(run.sparsity == pytest.approx(0.5, abs=0.01) for run in record.linears)
+
+
+@needs_kernels
+def test_all_kernels_of_one_model_give_the_same_logits(shape_file):
+    model = random_model(load_shape(shape_file), dtype="float32")
+    variants = LinearVariants(model, ("torch", "packed", "bitmap"), sparsity=0.5, include=["*proj", "lm_head"])
+    tokens = torch.arange(7)[None]
+    logits = {}
+    with torch.inference_mode():
+        for kernel in variants.layers:
+            variants.use(kernel)
+            logits[kernel] = model(tokens).logits
+    assert "lm_head" in variants.layers["bitmap"]
+    for kernel in ("packed", "bitmap"):
+        torch.testing.assert_close(logits[kernel], logits["torch"], rtol=1e-4, atol=1e-5)
+    assert variants.weight_bytes("bitmap") < variants.weight_bytes("packed")
+
+
+@needs_kernels
+def test_a_kernel_that_computes_something_else_is_not_timed(monkeypatch):
+    from xmsim.workloads.measuring import linear_timing
+
+    wrong = torch.nn.Linear(8, 8, bias=False)
+    monkeypatch.setattr(linear_timing, "kernel_layer", lambda plain, kernel: wrong)
+    with pytest.raises(XmsimError, match="kernel packed: error"):
+        time_linear(8, 8, ("torch", "packed"), sparsity=0.5, dtype="float32", threads=1, repeats=2)
+
+
+@needs_kernels
+@pytest.mark.parametrize("batch", [1, 2])
+def test_decoding_on_our_dense_attention_gives_the_same_words(shape_file, batch, monkeypatch):
+    from xmsim.reference.kernels import attention
+    from xmsim.workloads.models.native_attention import use_native_attention
+
+    def words(model):
+        return model.generate(torch.arange(1, 6).repeat(batch, 1), max_new_tokens=6, do_sample=False, pad_token_id=0)
+
+    plain, ours = (random_model(load_shape(shape_file), dtype="float32") for _ in range(2))
+    use_native_attention(ours)
+    calls, kernel = [], attention.causal_attention
+    monkeypatch.setattr(attention, "causal_attention", lambda *a, **k: calls.append(1) or kernel(*a, **k))
+    assert torch.equal(words(ours), words(plain))
+    assert len(calls) == 2 * 5 * batch  # layers × tokens behind the first × sequences
+
+
+def test_decoding_gives_one_time_for_each_token(shape_file):
+    model = random_model(load_shape(shape_file), dtype="float32")
+    first_ms, token_ms = generate_once(model, torch.arange(5)[None], 4)
+    assert first_ms > 0 and len(token_ms) == 4 and min(token_ms) > 0
+
+
+def test_the_layer_of_the_logits_gets_plain_strides_while_it_is_timed_and_no_longer(shape_file):
+    model = random_model(load_shape(shape_file), dtype="float32")
+    seen = []
+    model.lm_head.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].stride()))
+    generate_once(model, torch.arange(5)[None], 2)
+    assert seen == [(32, 32, 1)] * 3
+    model(torch.arange(5)[None], logits_to_keep=1)
+    assert seen[-1] == (5 * 32, 32, 1)
+
+
+def test_ratios_are_of_pairs_and_percentiles_between_neighbours():
+    ratio = paired_ratio([2.0, 9.0, 4.0], [1.0, 3.0, 4.0])
+    assert (ratio.n, ratio.median, ratio.first_quartile, ratio.third_quartile) == (3, 2.0, 1.5, 2.5)
+    assert percentile([4.0, 1.0, 2.0, 3.0], 50) == 2.5
+    assert percentile([5.0], 99) == 5.0
+    assert percentile(list(range(101)), 99) == 99
+
+
+@needs_kernels
+def test_a_plan_that_cannot_be_measured_is_refused_by_name(plan):
+    with pytest.raises(XmsimError, match="repeat: 1 is too few; choose at least 2"):
+        replace(plan, repeat=1)
+    with pytest.raises(XmsimError, match=r"sparsity: 1\.5 is not a share"):
+        replace(plan, sparsity=1.5)
+    with pytest.raises(XmsimError, match="dtype: no float16; our kernels compute in bfloat16 or float32"):
+        replace(plan, dtype="float16")
+    with pytest.raises(XmsimError, match="attention flash_attention_2 is not possible here"):
+        measure_generation(replace(plan, attention="flash_attention_2", layer_repeats=0))
+    with pytest.raises(XmsimError, match="no kernel marlin; linear layers run on torch, bitmap"):
+        measure_generation(replace(plan, kernels=("torch", "marlin"), layer_repeats=0))
+    with pytest.raises(XmsimError, match="no linear layer of this model has such a name"):
+        measure_generation(replace(plan, include=("*.qkv",)))
+    with pytest.raises(XmsimError, match="do not fit the 131072 positions"):
+        measure_generation(replace(plan, kernels=("torch",), input_tokens=131072, layer_repeats=0))
+    with pytest.raises(XmsimError, match="threads: 4096 is not possible here"):
+        measure_generation(replace(plan, threads=4096))
+
+
+def test_a_missing_kernel_is_an_error_unless_dense_is_allowed(plan, monkeypatch):
+    monkeypatch.setattr(native, "library", lambda: None)
+    with pytest.raises(XmsimError, match="--allow-dense"):
+        measure_generation(plan)
+
+
+def test_experiments_resume_where_they_stopped(tmp_path, shape_file, plan):
+    table = tmp_path / "experiments.csv"
+    tables.write_example(table)
+    with pytest.raises(XmsimError, match="there is such a file already"):
+        tables.write_example(table)
+    assert [experiment.kernel for experiment in tables.read_experiments(table)] == ["packed", "bitmap", "bitmap_int8"]
+    rows = [tables.COLUMNS, (shape_file, "torch", "0.5", "1", "6", "1", "float32"), (shape_file, "torch", "0.7", "2", "6", "1", "float32")]
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    measured = []
+
+    def measure(each):
+        measured.append(each.sparsity)
+        if len(measured) == 2:
+            raise XmsimError("stopped")
+        return measure_generation(each)
+
+    base = replace(plan, shape=None, layer_repeats=0)
+    with pytest.raises(XmsimError, match="stopped"):
+        list(tables.run_experiments(tables.read_experiments(table), tmp_path / "runs", base, measure))
+    done = list(tables.run_experiments(tables.read_experiments(table), tmp_path / "runs", base, measure))
+    assert measured == [0.5, 0.7, 0.7] and [path.exists() for _, path, _ in done] == [True, True]
+    assert done[1][2].conditions["batch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", ":1: the first line must be model,kernel"),
+        ("model,kernel\n", ":1: the first line must be model,kernel"),
+        (",".join(tables.COLUMNS) + "\n", "no experiment below the header"),
+        (",".join(tables.COLUMNS) + "\nx,bitmap,half,1,1,1,float32\n", ":2: sparsity: 'half' is not a number"),
+        (",".join(tables.COLUMNS) + "\nx,bitmap,0.5,1\n", ":2: 4 values, but there are 7 columns"),
+    ],
+)
+def test_a_faulty_table_is_answered_with_its_line(tmp_path, text, sentence):
+    path = tmp_path / "experiments.csv"
+    path.write_text(text)
+    with pytest.raises(XmsimError, match=sentence):
+        tables.read_experiments(path)

@@ -1,0 +1,1 @@
+"""Sparsity methods at work inside a running model."""

@@ -1,0 +1,1 @@
+"""Capture of what decides sparsity while a model runs, and its trace."""

@@ -1,0 +1,33 @@
+"""Capture of each layer's Q, K and V while a model runs, without changing what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from xmsim.workloads.extraction.capture_bloom import bloom_capture
+from xmsim.workloads.extraction.capture_interface import interface_capture
+from xmsim.workloads.extraction.captured import Sink, Take
+from xmsim.workloads.models.loading import LoadedModel
+
+_ADAPTERS = {"bloom": bloom_capture}  # families that keep their own attention
+
+
+@contextmanager
+def capture(loaded: LoadedModel, valid_tokens: Sequence[int], take: Take) -> Iterator[None]:
+    """Hand every attention layer of one forward pass, run inside this context, to `take`; then the model is as before.
+
+    Args:
+        valid_tokens: of each window of the batch; the rest is padding on the right.
+        take: called once a layer, in order, while the model waits.
+    Raises:
+        ModelError: the family cannot be captured, or not every layer was.
+    """
+    sink = Sink(loaded.family, valid_tokens, take)
+    config = loaded.model.config
+    if config.is_encoder_decoder:
+        raise sink.refuse("it is an encoder and a decoder in one")
+    with _ADAPTERS.get(loaded.family, interface_capture)(loaded.model, sink):
+        yield
+    if sink.layers != config.num_hidden_layers:
+        raise sink.refuse(f"attention was seen in {sink.layers} of {config.num_hidden_layers} layers")

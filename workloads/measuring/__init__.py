@@ -1,0 +1,1 @@
+"""Kernels and models timed on this host."""

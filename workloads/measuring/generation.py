@@ -1,0 +1,194 @@
+"""A model that generates, timed on this host: its linear layers one by one, then prefill and decode, dense and sparse in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xmsim.configs.errors import XmsimError
+from xmsim.reference.kernels import native
+from xmsim.workloads.attachment.attach import attach
+from xmsim.workloads.extraction.activation_histograms import activation_thresholds, load_histograms
+from xmsim.workloads.measuring.generate_timing import time_generation
+from xmsim.workloads.measuring.generation_profile import profile_generation
+from xmsim.workloads.measuring.generation_record import GenerationRecord, LinearRun
+from xmsim.workloads.measuring.host import available_cores, describe_host
+from xmsim.workloads.measuring.linear_timing import time_linear
+from xmsim.workloads.measuring.linear_variants import TORCH, LinearVariants
+from xmsim.workloads.measuring.threads import thread_limit
+from xmsim.workloads.models import native_attention
+from xmsim.workloads.models.linear_exchange import linear_layers, restore_layers
+from xmsim.workloads.models.loading import load_model
+from xmsim.workloads.models.shape import load_shape, random_model
+
+ATTENTION_BACKENDS = ("sdpa", "eager", "flash_attention_2")  # transformers' own; besides there is our dense kernel, and methods
+DTYPES = ("bfloat16", "float32")
+SPDP = "spdp"  # the kernel that reads no column whose input is small
+Progress = Callable[[str, int, int], None]  # (what, done, of how many)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationPlan:
+    """What to measure."""
+
+    model: str | None = None  # as load_model takes it, or
+    shape: str | None = None  # as load_shape takes it, with random weights
+    kernels: tuple[str, ...] = (TORCH, "packed", "bitmap")
+    sparsity: float | None = 0.5  # pruned by magnitude, each layer alike; None: weights as they are
+    dynamic_sparsity: float | None = None  # share of the inputs that kernel spdp skips when it decodes; needs histograms
+    histograms: Path | None = None  # as load_histograms takes them
+    include: tuple[str, ...] | None = None  # as in sparsify
+    attention: str = "sdpa"
+    dtype: str = "bfloat16"
+    batch: int = 1
+    input_tokens: int = 128
+    new_tokens: int = 32
+    warmup: int = 1
+    repeat: int = 5
+    threads: int | None = None  # None: all cores this process may use
+    save_per_token: bool = False
+    layer_repeats: int = 25  # of each linear layer; 0 leaves them out
+    allow_dense: bool = False  # go on where a kernel is missing, on torch's dense product
+    profile: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("input_tokens", 1), ("new_tokens", 2), ("warmup", 0), ("repeat", 2), ("layer_repeats", 0)):
+            if getattr(self, name) < least:
+                raise XmsimError(f"{name}: {getattr(self, name)} is too few; choose at least {least}")
+        if self.dtype not in DTYPES:
+            raise XmsimError(f"dtype: no {self.dtype}; our kernels compute in {' or '.join(DTYPES)}")
+        if self.sparsity is not None and not 0 <= self.sparsity < 1:
+            raise XmsimError(f"sparsity: {self.sparsity} is not a share; choose at least 0 and less than 1")
+        if (self.dynamic_sparsity is None) != (self.histograms is None):
+            raise XmsimError("dynamic sparsity needs a share and the histograms that its thresholds come from; give both or neither")
+        if self.dynamic_sparsity is not None and SPDP not in self.kernels:
+            raise XmsimError(f"dynamic sparsity: kernel {SPDP} alone skips inputs, and it is not among {', '.join(self.kernels)}")
+
+
+def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, done, steps: None) -> GenerationRecord:
+    """Time what the plan says; every linear kernel is checked against float64 before.
+
+    Raises:
+        XmsimError: no such model, kernel or method, a kernel that this host lacks (unless the plan allows dense ones), too many threads.
+    """
+    if any(kernel != TORCH for kernel in plan.kernels) and native.library() is None and not plan.allow_dense:
+        raise XmsimError("the kernels are not compiled on this host, and torch's dense product is not what was asked for; --allow-dense")
+    threads = available_cores() if plan.threads is None else plan.threads
+    with thread_limit(threads), native.pinned_threads(native.default_threads()):
+        name, model, weights = _model(plan)
+        shapes: dict[tuple[int, int], Any] = {}  # the first layer of each
+        for layer in linear_layers(model, include=plan.include).values():
+            shapes.setdefault(_shape_of(layer), layer)
+        linears: list[LinearRun] = []
+        for done, ((in_features, out_features), layer) in enumerate(shapes.items() if plan.layer_repeats else ()):
+            progress("layer shapes", done, len(shapes))
+            linears += time_linear(
+                *(in_features, out_features, plan.kernels),
+                sparsity=_zeros(layer) if plan.sparsity is None else plan.sparsity,
+                tokens=plan.batch,
+                dtype=plan.dtype,
+                threads=threads,
+                repeats=plan.layer_repeats,
+            )
+        variants = LinearVariants(
+            model,
+            plan.kernels,
+            sparsity=plan.sparsity,
+            include=plan.include,
+            progress=lambda done, layers: progress("prepare layers", done, layers),
+        )
+        if plan.dynamic_sparsity is not None and plan.histograms is not None:
+            _set_thresholds(variants, activation_thresholds(load_histograms(plan.histograms), plan.dynamic_sparsity))
+        with ExitStack() as stack:
+            if plan.attention in ATTENTION_BACKENDS:
+                _use_attention(model, plan.attention)
+            elif plan.attention == native_attention.NAME:
+                native_attention.use_native_attention(model)
+            else:
+                stack.enter_context(attach(model, plan.attention))
+            prompt = _prompt(model, plan)
+            generations = time_generation(
+                *(model, variants, prompt),
+                new_tokens=plan.new_tokens,
+                warmup=plan.warmup,
+                repeat=plan.repeat,
+                attention=plan.attention,
+                save_per_token=plan.save_per_token,
+                progress=lambda done, rounds: progress("generate", done, rounds),
+            )
+            profiles = profile_generation(model, variants, prompt, plan.new_tokens) if plan.profile else {}
+    conditions = {
+        "dtype": plan.dtype,
+        "batch": plan.batch,
+        "input_tokens": plan.input_tokens,
+        "new_tokens": plan.new_tokens,
+        "sparsity": plan.sparsity,
+        "dynamic_sparsity": plan.dynamic_sparsity,
+        "include": None if plan.include is None else list(plan.include),
+        "threads": threads,
+        "pinned": True,
+        "pages": "huge where the system has them",
+        "warmup": plan.warmup,
+        "repeat": plan.repeat,
+        "isa": native.offered_isa(),
+    }
+    return GenerationRecord(describe_host(), {"name": name, "weights": weights}, conditions, tuple(linears), generations, profiles)
+
+
+def _model(plan: GenerationPlan) -> tuple[str, Any, str]:
+    if (plan.model is None) == (plan.shape is None):
+        raise XmsimError("a plan names a model or a shape, and not both")
+    if plan.shape is not None:
+        name = Path(plan.shape).stem if plan.shape.endswith((".yaml", ".yml")) else plan.shape
+        return name, random_model(load_shape(plan.shape), dtype=plan.dtype), "random"
+    loaded = load_model(str(plan.model), dtype=plan.dtype, tokenizer=False)
+    restore_layers(loaded.model)  # of a packed folder
+    if not hasattr(loaded.model, "generate") or loaded.model.get_output_embeddings() is None:
+        raise XmsimError(f"{loaded.name}: generates no text; give a causal language model")
+    return loaded.name, loaded.model, "trained"
+
+
+def _use_attention(model: Any, backend: str) -> None:
+    try:
+        model.set_attn_implementation(backend)
+    except (ImportError, ValueError) as error:  # a package or a GPU that it needs is missing
+        reason = str(error).strip().splitlines()[0]
+        raise XmsimError(
+            f"attention {backend} is not possible here ({reason}); choose another of {', '.join(ATTENTION_BACKENDS)}"
+        ) from error
+
+
+def _set_thresholds(variants: LinearVariants, thresholds: Mapping[str, float]) -> None:
+    for name, layer in variants.layers[SPDP].items():
+        if name not in thresholds:
+            raise XmsimError(f"{name}: no histogram of what this layer reads; extract them with --activations from this model")
+        layer.threshold = thresholds[name]
+
+
+def _shape_of(layer: Any) -> tuple[int, int]:
+    """(in, out) of an nn.Linear or a Conv1D."""
+    first, second = layer.weight.shape
+    return (second, first) if type(layer).__name__ == "Linear" else (first, second)
+
+
+def _zeros(layer: Any) -> float:
+    """The share of zeros among the weights of a layer."""
+    return float((layer.weight == 0).float().mean())
+
+
+def _prompt(model: Any, plan: GenerationPlan) -> Any:
+    import torch
+
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit and plan.input_tokens + plan.new_tokens > limit:
+        raise XmsimError(f"{plan.input_tokens} + {plan.new_tokens} tokens do not fit the {limit} positions of this model; ask for fewer")
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(model.config.vocab_size, (plan.batch, plan.input_tokens), generator=generator)
+
+
+def kernels_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Kernels in the order given, torch's first, each once."""
+    return tuple(dict.fromkeys((TORCH, *names)))

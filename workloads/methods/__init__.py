@@ -1,0 +1,1 @@
+"""Sparsity methods: from a file to the pairs that a layer keeps."""

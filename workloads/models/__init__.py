@@ -1,0 +1,1 @@
+"""Models: finding, loading, their built-in ones, folders on disk, shapes, and the exchange of their layers."""

@@ -1,0 +1,70 @@
+"""A model folder whose linear layers are stored packed. Plain transformers finds no weights in it, rather than half of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xmsim.reference.formats import ColumnBitmap, DenseTiles, SparseBitmap, StoredFormat, read_format
+from xmsim.workloads.models.linear_exchange import kernel_kinds, plain_layer, put_layer
+
+LAYERS_FILE = "linear_layers.safetensors"  # xmsim.weights: the matrices of the linear layers by their modules' names
+REST_FILE = "other_weights.safetensors"  # everything else, as transformers calls it
+
+Matrices = Mapping[str, StoredFormat]
+
+
+def is_packed_folder(folder: str) -> bool:
+    """Whether a model's folder is one of these."""
+    return (Path(folder) / LAYERS_FILE).is_file()
+
+
+def read_packed_folder(folder: str) -> tuple[dict[str, Any], dict[str, StoredFormat]]:
+    """All tensors but the packed matrices, and these.
+
+    Raises:
+        RecordError: the matrices are damaged, or of a later version.
+    """
+    from safetensors.torch import load_file
+
+    return load_file(Path(folder) / REST_FILE), read_format(Path(folder) / LAYERS_FILE)
+
+
+def put_packed_layers(model: Any, matrices: Matrices, dtype: Any) -> None:
+    """Put a layer for each matrix in the place of the model's own, whose bias it takes over.
+
+    On the CPU it is that of the format. No kernel of ours reads tcabme, 2:4 or macko there: those are unpacked and go to the bitmap's.
+    Elsewhere all are unpacked into plain layers.
+
+    Args:
+        dtype: torch dtype; matrices that are stored in another are unpacked, rounded and packed again, int8 stays.
+    Raises:
+        AttributeError: the model has no such layer.
+    """
+    for name, matrix in matrices.items():
+        bias = model.get_submodule(name).bias
+        layer = _dense_layer(matrix, bias, dtype) if model.device.type != "cpu" else _kernel_layer(matrix, bias, dtype)
+        put_layer(model, name, layer.to(model.device))
+
+
+def _dense_layer(matrix: StoredFormat, bias: Any, dtype: Any) -> Any:
+    return plain_layer(_tensor(matrix).to(dtype), bias)
+
+
+def _kernel_layer(matrix: StoredFormat, bias: Any, dtype: Any) -> Any:
+    kinds = kernel_kinds()
+    element = matrix.order.element if isinstance(matrix, SparseBitmap | DenseTiles) else matrix.element
+    if isinstance(matrix, SparseBitmap) and element == "int8":
+        return kinds["bitmap_int8"].from_packed(matrix, bias)
+    kind = kinds["packed" if isinstance(matrix, DenseTiles) else "spdp" if isinstance(matrix, ColumnBitmap) else "bitmap"]
+    if element != str(dtype).removeprefix("torch.") or not isinstance(matrix, SparseBitmap | DenseTiles | ColumnBitmap):
+        return kind.from_linear(_dense_layer(matrix, bias, dtype))
+    return kind.from_packed(matrix, bias)
+
+
+def _tensor(matrix: StoredFormat) -> Any:
+    import torch
+
+    dense = matrix.to_dense()
+    return dense if isinstance(dense, torch.Tensor) else torch.from_numpy(dense)

@@ -1,0 +1,1 @@
+"""Pruning of a model's weights, block by block."""

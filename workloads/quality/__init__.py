@@ -1,0 +1,1 @@
+"""What a method costs in quality: perplexity under published protocols."""

@@ -1,0 +1,1 @@
+"""Text and data sets as windows of tokens."""

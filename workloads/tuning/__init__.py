@@ -1,0 +1,1 @@
+"""Tuning of a model with a method attached."""
