@@ -33,7 +33,7 @@ _LINE_BYTES = 64
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels; None where they were not built."""
-    path = _library_path()
+    path = library_path(LIBRARY, LIBRARY_VARIABLE)
     if path is None:
         warnings.warn(
             "xmsim: no compiled CPU kernels here, NumPy and torch are used instead; for them install xmsim again where a C++ compiler is",
@@ -63,13 +63,13 @@ def kernel(name: str, returns: Any, *arguments: Any) -> Callable[..., Any] | Non
     return function
 
 
-def _library_path() -> Path | None:
-    named = os.environ.get(LIBRARY_VARIABLE)
+def library_path(name: str, variable: str) -> Path | None:
+    """Where a compiled library lies: as the environment says, beside the package, or where an editable install put what it built."""
+    named = os.environ.get(variable)
     if named:
         return None if named == "none" else Path(named)
-    # beside the package, or where an editable install put what it built
     homes = [Path(__file__).parents[2], *(Path(entry) / "xmsim" for entry in sys.path)]
-    return next((path for home in homes if (path := home / "_native" / LIBRARY).is_file()), None)
+    return next((path for home in homes if (path := home / "_native" / name).is_file()), None)
 
 
 def offered_isa() -> Isa | None:

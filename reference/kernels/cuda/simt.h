@@ -1,0 +1,77 @@
+// One source for two executions: nvcc compiles a kernel for the GPU, a C++ compiler for the emulator, which runs the same threads on the
+// CPU. A kernel uses threadIdx, blockIdx, blockDim and gridDim as CUDA has them, and for all else that is the GPU's the functions here.
+//
+//   XM_KERNEL(256) void scale(const float* in, float* out, int64_t count) { ... }     at most 256 threads a block
+//   XM_API int xm_cuda_scale(...) { return launch(scale, {blocks, 1, 1}, 256, sizeof(Shared), stream, in, out, count); }
+//
+// Rules: collectives (shfl, ballot, mma, ldmatrix) are called by all 32 lanes of a warp together; block_sync by all threads of a block.
+// The emulator stops at a collective that some lanes never reach, fills shared memory with NaN before a block, and copies what cp_async
+// asked for only when it is waited for: what would be undefined on a GPU fails in a test instead.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#define XM_API extern "C" __attribute__((visibility("default")))
+
+#ifdef __CUDACC__
+#include "simt_device.h"
+#else
+#include "simt_host.h"
+#endif
+
+namespace xmsim {
+
+constexpr int kWarp = 32;
+
+// A block's shared memory as one structure: what launch got the size of.
+template <class T>
+XM_DEVICE T& shared() {
+  return *reinterpret_cast<T*>(shared_bytes());
+}
+
+XM_DEVICE int lane() { return threadIdx.x % kWarp; }
+XM_DEVICE int warp() { return threadIdx.x / kWarp; }
+
+// Sum and largest of a value over the lanes whose numbers differ in the bits below `width`; every lane gets it.
+template <class T>
+XM_DEVICE T lanes_sum(T value, int width = kWarp) {
+  for (int step = width / 2; step; step /= 2) value += shfl_xor(value, step);
+  return value;
+}
+
+template <class T>
+XM_DEVICE T lanes_max(T value, int width = kWarp) {
+  for (int step = width / 2; step; step /= 2) {
+    const T other = shfl_xor(value, step);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+XM_DEVICE float float_of_bits(uint32_t bits) {
+  union {
+    uint32_t u;
+    float f;
+  } both = {bits};
+  return both.f;
+}
+
+XM_DEVICE uint32_t bits_of_float(float value) {
+  union {
+    float f;
+    uint32_t u;
+  } both = {value};
+  return both.u;
+}
+
+// bfloat16 as its bits; a pair lies in a word as in memory, the first of it low.
+XM_DEVICE float bf16_low(uint32_t pair) { return float_of_bits(pair << 16); }
+XM_DEVICE float bf16_high(uint32_t pair) { return float_of_bits(pair & 0xffff0000u); }
+
+template <class T>
+XM_DEVICE T ceil_div(T a, T b) {
+  return (a + b - 1) / b;
+}
+
+}  // namespace xmsim

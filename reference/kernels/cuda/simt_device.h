@@ -1,0 +1,136 @@
+// What a kernel needs of the GPU, on the GPU.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#define XM_DEVICE static __device__ __forceinline__
+#define XM_KERNEL(threads) static __global__ __launch_bounds__(threads)
+
+namespace xmsim {
+
+using Stream = void*;
+
+static __device__ __forceinline__ unsigned char* shared_bytes() {
+  extern __shared__ uint4 xm_shared[];
+  return reinterpret_cast<unsigned char*>(xm_shared);
+}
+
+template <class T>
+XM_DEVICE T shfl(T value, int from) {
+  return __shfl_sync(0xffffffffu, value, from);
+}
+
+template <class T>
+XM_DEVICE T shfl_xor(T value, int bits) {
+  return __shfl_xor_sync(0xffffffffu, value, bits);
+}
+
+template <class T>
+XM_DEVICE T shfl_up(T value, int by) {
+  return __shfl_up_sync(0xffffffffu, value, by);
+}
+
+XM_DEVICE uint32_t ballot(bool vote) { return __ballot_sync(0xffffffffu, vote); }
+XM_DEVICE void warp_sync() { __syncwarp(); }
+XM_DEVICE void block_sync() { __syncthreads(); }
+
+XM_DEVICE int popcount(uint32_t word) { return __popc(word); }
+XM_DEVICE int popcount(uint64_t word) { return __popcll(word); }
+XM_DEVICE int lowest_bit(uint32_t word) { return __ffs(word) - 1; }  // -1: none is set
+XM_DEVICE int lowest_bit(uint64_t word) { return __ffsll(static_cast<long long>(word)) - 1; }
+
+XM_DEVICE float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+XM_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+
+// {low, high} rounded to bfloat16, ties to even.
+XM_DEVICE uint32_t bf16_pair(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+XM_DEVICE float half_value(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
+XM_DEVICE uint16_t half_bits(float value) { return __half_as_ushort(__float2half_rn(value)); }
+
+// Reads of what no thread writes during the kernel; past the first cache, as every byte is used once.
+XM_DEVICE uint4 stream_16(const void* from) {
+  uint4 x;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(from));
+  return x;
+}
+
+// 16 bytes from global to shared memory, both aligned to 16; zeros where not `valid`. There after cp_async_wait and a barrier.
+XM_DEVICE void cp_async_16(void* to, const void* from, bool valid) {
+  const uint32_t place = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from), "r"(bytes) : "memory");
+}
+
+XM_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Until at most `groups` of the committed groups of this thread are under way.
+template <int groups>
+XM_DEVICE void cp_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
+}
+
+// Four 8 × 8 matrices of 16-bit numbers: lane l gives the address of row l % 8 of matrix l / 8 and gets of each matrix m the two
+// numbers in row l / 4, columns 2 (l % 4) and one on, as words[m]; transposed: in column l / 4.
+XM_DEVICE void ldmatrix_4(uint32_t (&words)[4], const void* row) {
+  const uint32_t place = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(place)
+               : "memory");
+}
+
+XM_DEVICE void ldmatrix_4_transposed(uint32_t (&words)[4], const void* row) {
+  const uint32_t place = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(place)
+               : "memory");
+}
+
+// sums += A B, A [16, 16] and B [16, 8] of bfloat16; who holds which element is in fragments.h.
+XM_DEVICE void mma_bf16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// The same of float16.
+XM_DEVICE void mma_half(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// sums += A B, A [16, 32] and B [32, 8] of int8.
+XM_DEVICE void mma_int8(int32_t (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// A launch; 0, or the code of CUDA's error. No blocks: nothing is launched.
+template <class... Parameters, class... Arguments>
+int launch(void (*kernel)(Parameters...), dim3 blocks, int threads, size_t bytes_shared, Stream stream, Arguments... arguments) {
+  if (!blocks.x || !blocks.y || !blocks.z) return 0;
+  if (bytes_shared > 48 << 10) {  // more has to be asked for
+    const cudaError_t refused =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes_shared));
+    if (refused != cudaSuccess) return static_cast<int>(refused);
+  }
+  kernel<<<blocks, threads, bytes_shared, static_cast<cudaStream_t>(stream)>>>(arguments...);
+  return static_cast<int>(cudaGetLastError());
+}
+
+}  // namespace xmsim

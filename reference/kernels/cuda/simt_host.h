@@ -1,0 +1,217 @@
+// What a kernel needs of the GPU, on the CPU: the same functions as in simt_device.h, run by the threads of the emulator.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+
+#include "fragments.h"
+
+#define XM_DEVICE static inline
+#define XM_KERNEL(threads) static
+
+namespace xmsim {
+
+using Stream = void*;
+
+struct uint4 {
+  uint32_t x, y, z, w;
+};
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+// The emulator: runs the threads of a block one after the other, each until it waits for others.
+namespace emulator {
+
+struct Place {
+  dim3 thread, block, threads, blocks;
+};
+
+const Place& place();              // of the thread that runs
+unsigned char* shared_memory();    // of its block
+void wait_for_block();             // until every thread of the block that still runs waits here
+void wait_for_warp();              // until every lane of the warp waits here; stops the launch if one never can
+unsigned char* lane_slot(int lane);  // 64 bytes of a lane, which the others of its warp see after wait_for_warp
+void copy_later(void* to, const void* from, size_t bytes);  // of this thread, into its open group; no source: zeros
+void close_copies();
+void finish_copies(int groups);    // all but so many of the closed groups
+constexpr int kSlotBytes = 64;
+
+// 0, or 1 if lanes waited for each other in vain.
+int run(dim3 blocks, int threads, size_t bytes_shared, const std::function<void()>& thread);
+
+// What each lane brings, seen by all lanes: fill, then read others', and nobody goes on before all have read.
+template <class T, class Read>
+auto exchange(const T& mine, Read read) {
+  static_assert(sizeof(T) <= kSlotBytes);
+  std::memcpy(lane_slot(place().thread.x % 32), &mine, sizeof(T));
+  wait_for_warp();
+  const auto result = read([](int lane) {
+    T other;
+    std::memcpy(&other, lane_slot(lane), sizeof(T));
+    return other;
+  });
+  wait_for_warp();
+  return result;
+}
+
+}  // namespace emulator
+
+#define threadIdx (::xmsim::emulator::place().thread)
+#define blockIdx (::xmsim::emulator::place().block)
+#define blockDim (::xmsim::emulator::place().threads)
+#define gridDim (::xmsim::emulator::place().blocks)
+
+XM_DEVICE unsigned char* shared_bytes() { return emulator::shared_memory(); }
+
+template <class T>
+XM_DEVICE T shfl(T value, int from) {
+  return emulator::exchange(value, [&](auto of) { return of(from % 32); });
+}
+
+template <class T>
+XM_DEVICE T shfl_xor(T value, int bits) {
+  return emulator::exchange(value, [&](auto of) { return of(static_cast<int>(threadIdx.x % 32) ^ bits); });
+}
+
+template <class T>
+XM_DEVICE T shfl_up(T value, int by) {
+  const int own = threadIdx.x % 32;
+  return emulator::exchange(value, [&](auto of) { return of(own < by ? own : own - by); });
+}
+
+XM_DEVICE uint32_t ballot(bool vote) {
+  return emulator::exchange(vote, [](auto of) {
+    uint32_t votes = 0;
+    for (int lane = 0; lane < 32; ++lane) votes |= static_cast<uint32_t>(of(lane)) << lane;
+    return votes;
+  });
+}
+
+XM_DEVICE void warp_sync() { emulator::wait_for_warp(); }
+XM_DEVICE void block_sync() { emulator::wait_for_block(); }
+
+XM_DEVICE int popcount(uint32_t word) { return __builtin_popcount(word); }
+XM_DEVICE int popcount(uint64_t word) { return __builtin_popcountll(word); }
+XM_DEVICE int lowest_bit(uint32_t word) { return __builtin_ffs(static_cast<int>(word)) - 1; }
+XM_DEVICE int lowest_bit(uint64_t word) { return __builtin_ffsll(static_cast<long long>(word)) - 1; }
+
+XM_DEVICE float exp2_fast(float x) { return std::exp2(x); }
+XM_DEVICE float fused(float a, float b, float c) { return std::fma(a, b, c); }
+
+XM_DEVICE uint16_t bf16_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if (value != value) return 0x7fff;
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+XM_DEVICE uint32_t bf16_pair(float low, float high) { return static_cast<uint32_t>(bf16_bits(high)) << 16 | bf16_bits(low); }
+
+XM_DEVICE float half_value(uint16_t bits) {
+  _Float16 value;
+  std::memcpy(&value, &bits, 2);
+  return static_cast<float>(value);
+}
+
+XM_DEVICE uint16_t half_bits(float value) {
+  const _Float16 rounded = static_cast<_Float16>(value);
+  uint16_t bits;
+  std::memcpy(&bits, &rounded, 2);
+  return bits;
+}
+
+XM_DEVICE uint4 stream_16(const void* from) {
+  uint4 x;
+  std::memcpy(&x, from, 16);
+  return x;
+}
+
+XM_DEVICE void cp_async_16(void* to, const void* from, bool valid) { emulator::copy_later(to, valid ? from : nullptr, 16); }
+XM_DEVICE void cp_async_commit() { emulator::close_copies(); }
+
+template <int groups>
+XM_DEVICE void cp_async_wait() {
+  emulator::finish_copies(groups);
+}
+
+XM_DEVICE void ldmatrix_of(uint32_t (&words)[4], const void* row, bool transposed) {
+  const int own = threadIdx.x % 32;
+  struct Words {
+    uint32_t of[4];
+  };
+  const Words found = emulator::exchange(row, [&](auto of) {
+    Words result;
+    for (int matrix = 0; matrix < 4; ++matrix) {
+      uint16_t pair[2];
+      for (int i = 0; i < 2; ++i) {
+        const int r = transposed ? own % 4 * 2 + i : own / 4, c = transposed ? own / 4 : own % 4 * 2 + i;
+        std::memcpy(&pair[i], static_cast<const unsigned char*>(of(8 * matrix + r)) + 2 * c, 2);
+      }
+      result.of[matrix] = static_cast<uint32_t>(pair[1]) << 16 | pair[0];
+    }
+    return result;
+  });
+  for (int matrix = 0; matrix < 4; ++matrix) words[matrix] = found.of[matrix];
+}
+
+XM_DEVICE void ldmatrix_4(uint32_t (&words)[4], const void* row) { ldmatrix_of(words, row, false); }
+XM_DEVICE void ldmatrix_4_transposed(uint32_t (&words)[4], const void* row) { ldmatrix_of(words, row, true); }
+
+// sums += A B by the definition; `value(word, i)` is number i of a register.
+template <class Sum, class Value>
+XM_DEVICE void mma_of(Sum (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int numbers, Value value) {
+  struct Operands {
+    uint32_t a[4], b[2];
+  } mine;
+  std::memcpy(mine.a, a, sizeof mine.a);
+  std::memcpy(mine.b, b, sizeof mine.b);
+  const int own = threadIdx.x % 32;
+  struct Sums {
+    Sum of[4];
+  } result;
+  std::memcpy(result.of, sums, sizeof result.of);
+  result = emulator::exchange(mine, [&](auto of) {
+    for (int lane = 0; lane < 32; ++lane) {  // each lane's numbers of A, where this lane has a sum in their row
+      const Operands rows = of(lane);
+      for (int r = 0; r < 4; ++r) {
+        for (int i = 0; i < 4; ++i) {
+          if (a_row(lane, r) != sum_row(own, i)) continue;
+          for (int n = 0; n < numbers; ++n) {
+            const int inner = a_column(lane, r, numbers) + n, column = sum_column(own, i);
+            const int holder = column * 4 + inner % (4 * numbers) / numbers;
+            result.of[i] += value(rows.a[r], n) * value(of(holder).b[inner / (4 * numbers)], n);
+          }
+        }
+      }
+    }
+    return result;
+  });
+  std::memcpy(sums, result.of, sizeof result.of);
+}
+
+XM_DEVICE void mma_bf16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  mma_of(sums, a, b, 2, [](uint32_t word, int i) {
+    const uint32_t bits = i ? word & 0xffff0000u : word << 16;
+    float number;
+    std::memcpy(&number, &bits, 4);
+    return number;
+  });
+}
+
+XM_DEVICE void mma_half(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  mma_of(sums, a, b, 2, [](uint32_t word, int i) { return half_value(static_cast<uint16_t>(word >> 16 * i)); });
+}
+
+XM_DEVICE void mma_int8(int32_t (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  mma_of(sums, a, b, 4, [](uint32_t word, int i) { return static_cast<int32_t>(static_cast<int8_t>(word >> 8 * i)); });
+}
+
+template <class... Parameters, class... Arguments>
+int launch(void (*kernel)(Parameters...), dim3 blocks, int threads, size_t bytes_shared, Stream, Arguments... arguments) {
+  return emulator::run(blocks, threads, bytes_shared, [&] { kernel(arguments...); });
+}
+
+}  // namespace xmsim

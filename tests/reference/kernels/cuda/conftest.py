@@ -1,0 +1,60 @@
+"""CUDA kernels under test: on the emulator, and where there is a GPU on it."""
+
+import fcntl
+import os
+
+import pytest
+
+from xmsim.reference.kernels.cuda import build, native
+
+
+def missing_gpu() -> str | None:
+    """Why no test can run on a GPU here; None if one can."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        return "no GPU that torch can use"
+    if native.cuda_library() is None:
+        return "the CUDA kernels are not built"
+    return None
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory, worker_id):
+    """The emulator's library, built once for all workers of a run."""
+    if build.find_cxx() is None:
+        pytest.skip("no C++ compiler builds the emulator")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "cuda_emulator"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = next(folder.glob("*.so"), None)
+        return found or build.build_emulator(folder)
+
+
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request, monkeypatch):
+    """The device that tensors of a kernel's test go to: the CPU for the emulator, or a GPU."""
+    if request.param == "emulated":
+        monkeypatch.setenv(native.LIBRARY_VARIABLE, os.fspath(request.getfixturevalue("emulator")))
+        native.cuda_library.cache_clear()
+        yield "cpu"
+        native.cuda_library.cache_clear()
+    else:
+        native.cuda_library.cache_clear()
+        if reason := missing_gpu():
+            pytest.skip(reason)
+        yield "cuda"
+
+
+@pytest.fixture(params=[False, True], ids=["first_thread_first", "last_thread_first"])
+def either_order(request, device):
+    """Run the emulator's threads in both orders: a result that depends on it lacks a barrier."""
+    if device == "cpu":
+        native.cuda_library().xm_emulate_last_thread_first(int(request.param))
+        yield
+        native.cuda_library().xm_emulate_last_thread_first(0)
+    elif request.param:
+        pytest.skip("a GPU's threads have no order to choose")
+    else:
+        yield

@@ -1,0 +1,39 @@
+"""Every CUDA source compiles for both GPUs, without spills and within the registers that its occupancy needs."""
+
+import re
+
+import pytest
+
+from xmsim.reference.kernels.cuda import build
+
+SOURCES = sorted(build.SOURCES.glob("*.cu"))
+MOST_REGISTERS = {"copy_words": 32}  # of a thread; a kernel that is new here needs a limit
+KERNEL = re.compile(
+    r"Function properties for (\S+)\n\s*(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n.*?Used (\d+) registers"
+)
+    r"Function properties for (\S+)\n\s*(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n.*?Used (\d+) registers"
+)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+@pytest.mark.parametrize("target", build.TARGETS)
+def test_kernels_compile_without_spills_and_within_their_registers(source, target, tmp_path):
+    nvcc = build.find_nvcc()
+    if nvcc is None:
+        pytest.skip("no nvcc")
+    report = build.compile_object(nvcc, source, tmp_path / "object.o", [target]).report
+    for mangled, *counts, registers in KERNEL.findall(report):
+        name = next((name for name in MOST_REGISTERS if name in mangled), None)
+        assert name, f"{mangled}: give it a limit in MOST_REGISTERS"
+        assert counts == ["0", "0", "0"], f"{name}: stack and spills {counts}"
+        assert int(registers) <= MOST_REGISTERS[name], f"{name}: {registers} registers"
+
+
+def test_without_nvcc_or_a_compiler_the_way_out_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "find_nvcc", lambda: None)
+    monkeypatch.setattr(build, "find_cxx", lambda: None)
+    with pytest.raises(build.BuildError, match="no nvcc: install the CUDA toolkit and put nvcc on PATH"):
+        build.build_library(tmp_path)
+    with pytest.raises(build.BuildError, match=r"no C\+\+ compiler: install g\+\+ or clang"):
+        build.build_emulator(tmp_path)
+    assert not list(tmp_path.iterdir())
