@@ -11,8 +11,6 @@ MOST_REGISTERS = {"copy_words": 32}  # of a thread; a kernel that is new here ne
 KERNEL = re.compile(
     r"Function properties for (\S+)\n\s*(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n.*?Used (\d+) registers"
 )
-    r"Function properties for (\S+)\n\s*(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n.*?Used (\d+) registers"
-)
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
