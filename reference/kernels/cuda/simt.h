@@ -12,12 +12,17 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "fragments.h"
+
 #define XM_API extern "C" __attribute__((visibility("default")))
 
 #ifdef __CUDACC__
 #include "simt_device.h"
+#define XM_UNROLL(times) _Pragma(XM_TEXT(unroll times))
+#define XM_TEXT(words) #words
 #else
 #include "simt_host.h"
+#define XM_UNROLL(times)
 #endif
 
 namespace xmsim {
@@ -70,7 +75,7 @@ XM_DEVICE float bf16_low(uint32_t pair) { return float_of_bits(pair << 16); }
 XM_DEVICE float bf16_high(uint32_t pair) { return float_of_bits(pair & 0xffff0000u); }
 
 template <class T>
-XM_DEVICE T ceil_div(T a, T b) {
+XM_BOTH T ceil_div(T a, T b) {
   return (a + b - 1) / b;
 }
 

@@ -5,8 +5,6 @@
 #include <cstring>
 #include <functional>
 
-#include "fragments.h"
-
 #define XM_DEVICE static inline
 #define XM_KERNEL(threads) static
 
