@@ -1,0 +1,101 @@
+"""Sparse attention of many queries on the GPU, of any method: which pairs are kept is said by packed words, one bit a pair."""
+
+from __future__ import annotations
+
+from ctypes import c_float, c_int, c_void_p
+from typing import NamedTuple
+
+import torch
+
+from xmsim.reference.kernels.attention import WORD_KEYS, scale_of
+from xmsim.reference.kernels.cuda.linear import ELEMENTS
+from xmsim.reference.kernels.cuda.native import check_device, check_tensor, cuda_kernel
+
+TILE_QUERIES = 64  # that are skipped together
+HEAD_DIMS = (64, 128)  # compiled; smaller heads are filled up with zero channels
+
+
+class LiveTiles(NamedTuple):
+    """Tiles of 64 queries × 64 keys in which a pair is kept, in ascending order; the first counts[m, t] of each row of tiles."""
+
+    tiles: torch.Tensor  # int32 [masks, ceil(queries / 64), ceil(keys / 64)]
+    counts: torch.Tensor  # int32 [masks, ceil(queries / 64)]
+
+    @property
+    def live_share(self) -> float:
+        """Live tiles over all tiles, those above the diagonal of a causal mask too."""
+        return float(self.counts.sum()) / max(self.tiles.numel(), 1)
+
+
+def live_tiles(words: torch.Tensor) -> LiveTiles:
+    """The tiles that are walked.
+
+    Args:
+        words: int64 [masks, queries, ceil(keys / 64)]: bit j % 64 of word j // 64 says whether key j is kept.
+    Raises:
+        ValueError: naming the argument.
+    """
+    check_device(words=words)
+    check_tensor("words", words, dtypes=(torch.int64, torch.uint64), axes=3, alignment=8)
+    masks, queries, key_words = words.shape
+    tiles = torch.empty((masks, -(-queries // TILE_QUERIES), key_words), dtype=torch.int32, device=words.device)
+    counts = torch.zeros(tiles.shape[:2], dtype=torch.int32, device=words.device)
+    if tiles.numel():
+        launch = cuda_kernel("xm_cuda_list_tiles", c_void_p, c_int, c_int, c_int, c_void_p, c_void_p)
+        launch(words, words.data_ptr(), masks, queries, key_words, tiles.data_ptr(), counts.data_ptr())
+    return LiveTiles(tiles, counts)
+
+
+def sparse_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    words: torch.Tensor,
+    *,
+    tiles: LiveTiles | None = None,
+    scale: float | None = None,
+    slopes: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Softmax over the kept pairs of each row, times v; sums in float32.
+
+    Args:
+        q: bfloat16 or float16 [heads, queries, d], finite, d at most 128.
+        k, v: of q's type, [kv_heads, keys, d]; heads is a multiple of kv_heads, and neighbours share one.
+        words: int64 [masks, queries, ceil(keys / 64)], see `live_tiles`; heads is a multiple of masks, and neighbours share one.
+        tiles: what `live_tiles` says of the words; None: it is asked.
+        scale: factor of q·k; None means d**-0.5.
+        slopes: float32 [heads], ALiBi: slope × key position is added to the scaled score.
+    Returns: like q; a row that keeps nothing gives zeros.
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        check_tensor(name, tensor, dtypes=ELEMENTS if name == "q" else (q.dtype,), axes=3)
+    check_device(q=q, k=k, v=v, words=words, **({} if slopes is None else {"slopes": slopes}))
+    (heads, queries, dim), (kv_heads, keys, key_dim), masks = q.shape, k.shape, words.shape[0]
+    if v.shape != k.shape or key_dim != dim:
+        raise ValueError(f"v: q {list(q.shape)}, k {list(k.shape)} and v {list(v.shape)} do not fit each other")
+    if dim > HEAD_DIMS[-1]:
+        raise ValueError(f"q: {dim} channels a head; at most {HEAD_DIMS[-1]} are compiled")
+    for name, count in (("k", kv_heads), ("words", masks)):
+        if not count or heads % count:
+            raise ValueError(f"{name}: {heads} query heads do not share {count}")
+    if words.dim() != 3 or tuple(words.shape[1:]) != (queries, -(-keys // WORD_KEYS)):
+        raise ValueError(f"words: shape {list(words.shape)} is not [masks, {queries}, {-(-keys // WORD_KEYS)}]")
+    if slopes is not None:
+        check_tensor("slopes", slopes, dtypes=(torch.float32,), axes=1, alignment=4)
+        if len(slopes) != heads:
+            raise ValueError(f"slopes: {len(slopes)} are not one for each of {heads} heads")
+    factor, listed = scale_of(scale, dim), live_tiles(words) if tiles is None else tiles
+    if listed.counts.shape != (masks, -(-queries // TILE_QUERIES)):
+        raise ValueError(f"tiles: rows of tiles {list(listed.counts.shape)} are not those of these words")
+    compiled = next(least for least in HEAD_DIMS if dim <= least)
+    q, k, v = (x if dim == compiled else torch.nn.functional.pad(x, (0, compiled - dim)) for x in (q, k, v))
+    out = torch.empty_like(q)
+    if out.numel():
+        launch = cuda_kernel("xm_cuda_attend_tiles", c_int, *[c_void_p] * 8, *[c_int] * 6, c_float)
+        addresses = [part.data_ptr() for part in (q, k, v, words, listed.tiles, listed.counts)]
+        slope = None if slopes is None else slopes.data_ptr()
+        half = int(q.dtype == torch.float16)
+        launch(q, half, *addresses, slope, out.data_ptr(), heads, kv_heads, masks, queries, keys, compiled, factor)
+    return out[..., :dim]

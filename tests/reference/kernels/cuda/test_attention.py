@@ -1,0 +1,98 @@
+"""Sparse attention of the GPU against the float64 reference, with masks that leave tiles and rows empty."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from xmsim.reference.attention import sparse_attention as judge  # noqa: E402
+from xmsim.reference.kernels.cuda import attention  # noqa: E402
+
+DTYPES = {torch.bfloat16: 8e-3, torch.float16: 1e-3}
+
+
+def problem(heads, kv_heads, masks, queries, keys, dim, dtype, seed=0):
+    make = np.random.default_rng(seed)
+    q, k, v = (
+        torch.tensor(make.standard_normal((n, t, dim)), dtype=dtype) for n, t in ((heads, queries), (kv_heads, keys), (kv_heads, keys))
+    )
+    keep = make.random((masks, queries, keys)) < 0.2
+    keep &= np.arange(keys) <= np.arange(queries)[:, None] + keys - queries  # causal
+    keep[:, : queries // 2, : keys // 2] = False  # dead tiles
+    keep[:, queries // 3] = False  # a row without a key
+    keep[:, -1, keys - 1] = True
+    return q, k, v, keep
+
+
+def words_of(keep, device):
+    padded = np.pad(keep, ((0, 0), (0, 0), (0, -keep.shape[2] % 64)))
+    return torch.from_numpy(np.packbits(padded, axis=2, bitorder="little").view(np.int64)).to(device)
+
+
+def assert_close(out, wanted, bound):
+    assert not out.isnan().any()
+    difference = out.cpu().double().numpy() - wanted
+    assert np.linalg.norm(difference) / np.linalg.norm(wanted) < bound
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "masks", "queries", "keys", "dim"),
+    [(2, 2, 2, 64, 64, 64), (4, 1, 4, 70, 150, 64), (4, 2, 2, 130, 130, 128), (2, 1, 1, 1, 200, 80), (8, 1, 8, 40, 40, 32)],
+)
+def test_kept_pairs_and_no_others_are_attended(device, either_order, heads, kv_heads, masks, queries, keys, dim, dtype):
+    q, k, v, keep = problem(heads, kv_heads, masks, queries, keys, dim, dtype)
+    out = attention.sparse_attention(q.to(device), k.to(device), v.to(device), words_of(keep, device))
+    wanted = judge(*(x.double().numpy() for x in (q, k, v)), np.repeat(keep, heads // masks, 0))
+    assert_close(out, wanted, DTYPES[dtype])
+    assert not out[:, queries // 3].any() or queries == 1
+
+
+def test_alibi_and_a_scale_enter_the_scores(device):
+    q, k, v, keep = problem(2, 1, 2, 65, 129, 64, torch.float16)
+    slopes = torch.tensor([0.5, 0.01])
+    out = attention.sparse_attention(q.to(device), k.to(device), v.to(device), words_of(keep, device), scale=0.3, slopes=slopes.to(device))
+    bias = slopes.double().numpy()[:, None, None] * np.arange(129)
+    wanted = judge(*(x.double().numpy() for x in (q, k, v)), keep, scale=0.3, bias=bias)
+    assert_close(out, wanted, 1e-3)
+
+
+def test_scores_of_any_size_stay_finite(device):
+    q, k, v, keep = problem(1, 1, 1, 64, 128, 64, torch.bfloat16)
+    out = attention.sparse_attention(100 * q.to(device), 100 * k.to(device), v.to(device), words_of(keep, device))
+    wanted = judge(*(x.double().numpy() for x in (100 * q, 100 * k, v)), keep)
+    assert_close(out, wanted, 8e-3)
+
+
+def test_live_tiles_are_those_with_a_kept_pair_in_ascending_order(device, either_order):
+    keep = np.zeros((2, 130, 20000), bool)
+    places = [(0, 0, 0), (0, 63, 19999), (0, 64, 64), (1, 129, 6400), (1, 129, 9999)]
+    for place in places:
+        keep[place] = True
+    found = attention.live_tiles(words_of(keep, device))
+    lists = {(m, t): found.tiles[m, t, : found.counts[m, t]].tolist() for m in range(2) for t in range(3)}
+    assert lists == {(0, 0): [0, 312], (0, 1): [1], (0, 2): [], (1, 0): [], (1, 1): [], (1, 2): [100, 156]}
+    assert found.live_share == pytest.approx(5 / (2 * 3 * 313))
+
+
+def test_bits_beyond_the_last_key_keep_nothing(device):
+    q, k, v, keep = problem(1, 1, 1, 64, 70, 64, torch.float16)
+    words = words_of(keep, device)
+    wanted = attention.sparse_attention(q.to(device), k.to(device), v.to(device), words)
+    words[..., -1] |= ~((1 << 6) - 1)
+    assert torch.equal(attention.sparse_attention(q.to(device), k.to(device), v.to(device), words), wanted)
+
+
+def test_operands_that_do_not_fit_are_refused(device):
+    q, k, v, keep = problem(4, 2, 4, 64, 64, 64, torch.bfloat16)
+    q, k, v, words = q.to(device), k.to(device), v.to(device), words_of(keep, device)
+    with pytest.raises(ValueError, match="k: 4 query heads do not share 3"):
+        attention.sparse_attention(q, k.new_zeros(3, 64, 64), k.new_zeros(3, 64, 64), words)
+    with pytest.raises(ValueError, match=r"words: shape \[4, 64, 1\] is not \[masks, 64, 2\]"):
+        attention.sparse_attention(q, k.new_zeros(2, 65, 64), k.new_zeros(2, 65, 64), words)
+    with pytest.raises(ValueError, match="q: 192 channels a head; at most 128 are compiled"):
+        attention.sparse_attention(q.new_zeros(4, 64, 192), k.new_zeros(2, 64, 192), k.new_zeros(2, 64, 192), words)
+    with pytest.raises(ValueError, match=r"k: torch\.float16 is not one of torch\.bfloat16"):
+        attention.sparse_attention(q, k.half(), v, words)
+    with pytest.raises(ValueError, match="slopes: 3 are not one for each of 4 heads"):
+        attention.sparse_attention(q, k, v, words, slopes=torch.zeros(3, device=device))
