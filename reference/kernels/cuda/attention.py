@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from xmsim.reference.kernels.attention import WORD_KEYS, scale_of
-from xmsim.reference.kernels.cuda.linear import ELEMENTS
 from xmsim.reference.kernels.cuda.native import check_device, check_tensor, cuda_kernel
+from xmsim.reference.kernels.cuda.weights import ELEMENTS
 
 TILE_QUERIES = 64  # that are skipped together
 HEAD_DIMS = (64, 128)  # compiled; smaller heads are filled up with zero channels

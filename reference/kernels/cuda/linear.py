@@ -7,21 +7,14 @@ Work is cut into parts that do not depend on timing, and parts are added in thei
 from __future__ import annotations
 
 from ctypes import c_float, c_int, c_void_p
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from xmsim.reference.formats.column_bitmap import ColumnBitmap
-from xmsim.reference.formats.float_matrix import BITS
-from xmsim.reference.formats.macko import Macko
-from xmsim.reference.formats.tca_bme import TcaBme
 from xmsim.reference.kernels.cuda.native import check_device, check_tensor, cuda_kernel, is_emulated
+from xmsim.reference.kernels.cuda.weights import ELEMENTS, GROUP, GpuColumnBitmap, GpuMacko, GpuTcaBme
 
-ELEMENTS = (torch.bfloat16, torch.float16)
 MOST_TOKENS = 16  # of the tensor-core kernel: two of mma's widths
-_GROUP = 64
 _BLOCKS = 1056  # 8 on each of an H200's 132 multiprocessors
 _STEP = 8  # numbers of 16 bytes
 
@@ -32,58 +25,6 @@ class ActiveInputs(NamedTuple):
     indices: torch.Tensor  # int32 [tokens, in_features]
     values: torch.Tensor  # float32 [tokens, in_features]
     counts: torch.Tensor  # int32 [tokens]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GpuTcaBme:
-    """A TcaBme on the GPU."""
-
-    shape: tuple[int, int]
-    values: torch.Tensor  # bfloat16 or float16
-    bitmap: torch.Tensor  # int64
-    group_offsets: torch.Tensor  # int32
-    stripe_offsets: torch.Tensor  # int32
-    most_values: int  # of a GroupTile
-
-    @classmethod
-    def of(cls, packed: TcaBme, device: Any) -> GpuTcaBme:
-        """Copy packed weights to a device."""
-        parts = (packed.bitmap.view(np.int64), packed.group_offsets, packed.stripe_offsets)
-        return cls(packed.shape, _values(packed, device), *(_tensor(part, device) for part in parts), max(packed.max_nnz, _STEP))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GpuColumnBitmap:
-    """A ColumnBitmap on the GPU."""
-
-    shape: tuple[int, int]
-    values: torch.Tensor  # bfloat16 or float16
-    bitmap: torch.Tensor  # int64
-    group_offsets: torch.Tensor  # int32
-    column_offsets: torch.Tensor  # uint16
-
-    @classmethod
-    def of(cls, packed: ColumnBitmap, device: Any) -> GpuColumnBitmap:
-        """Copy packed weights to a device."""
-        parts = (packed.bitmap.view(np.int64), packed.group_offsets, packed.column_offsets)
-        return cls(packed.shape, _values(packed, device), *(_tensor(part, device) for part in parts))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GpuMacko:
-    """A Macko on the GPU."""
-
-    shape: tuple[int, int]
-    values: torch.Tensor  # bfloat16 or float16
-    deltas: torch.Tensor  # int32, eight of 4 bits each
-    row_indices: torch.Tensor  # int32
-
-    @classmethod
-    def of(cls, packed: Macko, device: Any) -> GpuMacko:
-        """Copy packed weights to a device."""
-        return cls(
-            packed.shape, _values(packed, device), _tensor(packed.deltas.view(np.int32), device), _tensor(packed.row_indices, device)
-        )
 
 
 def active_inputs(x: torch.Tensor, threshold: float) -> ActiveInputs:
@@ -123,7 +64,7 @@ def tca_bme_linear(x: torch.Tensor, weights: GpuTcaBme, bias: torch.Tensor | Non
     tokens, (outputs, inputs) = len(x), weights.shape
     if tokens > MOST_TOKENS:
         raise ValueError(f"x: {tokens} tokens; at most {MOST_TOKENS} are multiplied at once, cut x or unpack the weights")
-    count = _parts_count(-(-outputs // _GROUP), -(-inputs // _GROUP))
+    count = _parts_count(-(-outputs // GROUP), -(-inputs // GROUP))
     parts = x.new_empty((count, tokens, outputs), dtype=torch.float32)
     if parts.numel():
         launch = cuda_kernel("xm_cuda_tca_bme_rows", c_int, *[c_void_p] * 5, *[c_int] * 5, c_void_p)
@@ -156,7 +97,7 @@ def teal_linear(x: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor | Non
     if outputs % _STEP:
         raise ValueError(f"columns: {outputs} outputs; a multiple of {_STEP} is needed, fill up with zeros")
     tokens, active = len(x), active_inputs(x, threshold)
-    count = _parts_count(-(-outputs // 512) * tokens, -(-inputs // _GROUP))
+    count = _parts_count(-(-outputs // 512) * tokens, -(-inputs // GROUP))
     parts = x.new_empty((count, tokens, outputs), dtype=torch.float32)
     if parts.numel():
         launch = cuda_kernel("xm_cuda_teal_columns", c_int, *[c_void_p] * 4, *[c_int] * 4, c_void_p)
@@ -169,7 +110,7 @@ def spdp_linear(x: torch.Tensor, weights: GpuColumnBitmap, bias: torch.Tensor | 
     """s(x) wᵀ + b, where s drops inputs with |x| <= threshold; the stored weights of those are not read. in_features: a multiple of 8."""
     _check_inputs(x, weights.shape, bias, values=weights.values)
     tokens, (outputs, inputs), active = len(x), weights.shape, active_inputs(x, threshold)
-    count = _parts_count(-(-outputs // _GROUP) * tokens, -(-inputs // _GROUP))
+    count = _parts_count(-(-outputs // GROUP) * tokens, -(-inputs // GROUP))
     parts = x.new_empty((count, tokens, outputs), dtype=torch.float32)
     if parts.numel():
         launch = cuda_kernel("xm_cuda_spdp_columns", c_int, *[c_void_p] * 7, *[c_int] * 4, c_void_p)
@@ -213,17 +154,3 @@ def _parts_count(blocks: int, most: int) -> int:
 
 def _is_half(x: torch.Tensor) -> int:
     return int(x.dtype == torch.float16)
-
-
-def _values(packed: TcaBme | ColumnBitmap | Macko, device: Any) -> torch.Tensor:
-    """The stored weights as a tensor of their type."""
-    if packed.element == "float32":
-        raise ValueError("weights: float32 is not multiplied on the GPU; pack them as bfloat16 or float16")
-    dtype = torch.bfloat16 if packed.element == "bfloat16" else torch.float16
-    return _tensor(packed.values.view(BITS[packed.element]), device).view(dtype)
-
-
-def _tensor(part: np.ndarray, device: Any) -> torch.Tensor:
-    """A copy on the device; never empty, since a kernel takes its address."""
-    filled = part if part.size else np.zeros(_STEP, part.dtype)
-    return torch.from_numpy(filled.copy()).to(device)

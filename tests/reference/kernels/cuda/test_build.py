@@ -10,6 +10,8 @@ SOURCES = sorted(build.SOURCES.glob("*.cu"))
 MOST_REGISTERS = {  # of a thread; a kernel that is new here needs a limit
     "copy_words": 32,
     "list_tiles": 40,
+    "decode_blocks": 255,
+    "merge_splits": 32,
     "prefill_tiles": 240,  # two blocks of 128 threads on a multiprocessor
     "list_active": 32,
     "sum_parts": 32,

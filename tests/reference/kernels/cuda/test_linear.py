@@ -7,11 +7,11 @@ torch = pytest.importorskip("torch")
 from xmsim.reference.formats.column_bitmap import ColumnBitmap  # noqa: E402
 from xmsim.reference.formats.macko import Macko  # noqa: E402
 from xmsim.reference.formats.tca_bme import TcaBme  # noqa: E402
-from xmsim.reference.kernels.cuda import linear  # noqa: E402
+from xmsim.reference.kernels.cuda import linear, weights  # noqa: E402
 
 SHAPES = ((72, 136), (130, 520))  # out_features, in_features
 DTYPES = {torch.bfloat16: 8e-3, torch.float16: 1e-3}  # with the rounding of one result
-SPARSE = {"tca_bme": (TcaBme, linear.GpuTcaBme, linear.tca_bme_linear), "macko": (Macko, linear.GpuMacko, linear.macko_linear)}
+SPARSE = {"tca_bme": (TcaBme, weights.GpuTcaBme, linear.tca_bme_linear), "macko": (Macko, weights.GpuMacko, linear.macko_linear)}
 
 
 def problem(outputs, inputs, tokens, dtype, *, sparsity=0.5, seed=0):
@@ -63,7 +63,7 @@ def test_inactive_inputs_count_as_zero(device, either_order, shape, tokens, dtyp
     weight, x, bias = problem(*shape, tokens, dtype)
     kept = torch.where(x.float().abs() > threshold, x, torch.zeros_like(x))
     spdp = linear.spdp_linear(
-        x.to(device), linear.GpuColumnBitmap.of(ColumnBitmap.from_dense(weight), device), bias.to(device), threshold=threshold
+        x.to(device), weights.GpuColumnBitmap.of(ColumnBitmap.from_dense(weight), device), bias.to(device), threshold=threshold
     )
     assert_close(spdp, expected(kept, weight, bias), DTYPES[dtype])
     if shape[0] % 8 == 0:
@@ -92,7 +92,7 @@ def test_weights_that_are_all_zero_give_the_bias(device, name):
 
 def test_two_runs_give_the_same_bits(device):
     weight, x, _ = problem(130, 520, 3, torch.bfloat16)
-    packed = linear.GpuColumnBitmap.of(ColumnBitmap.from_dense(weight), device)
+    packed = weights.GpuColumnBitmap.of(ColumnBitmap.from_dense(weight), device)
     runs = [linear.spdp_linear(x.to(device), packed, threshold=0.3) for _ in range(2)]
     assert torch.equal(*runs)
 
@@ -113,8 +113,8 @@ def test_what_the_kernels_cannot_read_is_refused(device):
     with pytest.raises(ValueError, match="bias: 63 outputs do not fit the 64 of the weights"):
         linear.dense_linear(x, weight, bias[:63].clone())
     with pytest.raises(ValueError, match="x: 17 tokens; at most 16 are multiplied at once"):
-        linear.tca_bme_linear(x.new_zeros(17, 64), linear.GpuTcaBme.of(TcaBme.from_dense(weight.cpu()), device))
+        linear.tca_bme_linear(x.new_zeros(17, 64), weights.GpuTcaBme.of(TcaBme.from_dense(weight.cpu()), device))
     with pytest.raises(ValueError, match="threshold: nan must be a number of at least 0"):
         linear.teal_linear(x, weight, threshold=float("nan"))
     with pytest.raises(ValueError, match="weights: float32 is not multiplied on the GPU; pack them as bfloat16"):
-        linear.GpuTcaBme.of(TcaBme.from_dense(torch.zeros(64, 64)), device)
+        weights.GpuTcaBme.of(TcaBme.from_dense(torch.zeros(64, 64)), device)

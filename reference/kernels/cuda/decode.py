@@ -1,0 +1,137 @@
+"""Attention of the newest token on the GPU: on all keys of a cache, or on those that a mask keeps, which are gathered."""
+
+from __future__ import annotations
+
+from ctypes import c_float, c_int, c_void_p
+
+import torch
+
+from xmsim.reference.kernels.attention import WORD_KEYS, scale_of
+from xmsim.reference.kernels.cuda.attention import HEAD_DIMS, live_tiles
+from xmsim.reference.kernels.cuda.native import check_device, check_tensor, cuda_kernel, is_emulated
+from xmsim.reference.kernels.cuda.weights import ELEMENTS
+
+GROUPS = (1, 2, 4, 8)  # query heads that share a KV head
+_BLOCKS = 396  # 3 on each of an H200's 132 multiprocessors, as many as its registers hold
+
+
+class GpuKvCache:
+    """Keys and values of one layer of one sequence; room is made ahead, so that a token costs no copy of the others."""
+
+    def __init__(
+        self, kv_heads: int, head_dim: int, dtype: torch.dtype = torch.bfloat16, *, tokens: int = 1024, device: str = "cuda"
+    ) -> None:
+        """An empty cache.
+
+        Args:
+            kv_heads, head_dim: shape of the keys and values; head_dim at most 128.
+            dtype: bfloat16 or float16.
+            tokens: how many to make room for; more are made room for when they come.
+        Raises:
+            ValueError: naming the argument.
+        """
+        if min(kv_heads, head_dim, tokens) < 1 or head_dim > HEAD_DIMS[-1]:
+            raise ValueError(f"kv_heads, head_dim and tokens: {kv_heads}, {head_dim}, {tokens}; each at least 1, head_dim at most 128")
+        if dtype not in ELEMENTS:
+            raise ValueError(f"dtype: {dtype} is not one of {', '.join(map(str, ELEMENTS))}")
+        self.kv_heads, self.head_dim, self.tokens = kv_heads, head_dim, 0
+        channels = next(least for least in HEAD_DIMS if head_dim <= least)
+        self._k, self._v = (torch.zeros((kv_heads, tokens, channels), dtype=dtype, device=device) for _ in range(2))
+
+    def append(self, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Add the next tokens; k, v [kv_heads, new tokens, head_dim], keys after rotary embedding.
+
+        Raises:
+            ValueError: naming the argument.
+        """
+        for name, x in (("k", k), ("v", v)):
+            if x.dim() != 3 or (x.shape[0], x.shape[2]) != (self.kv_heads, self.head_dim) or x.shape != k.shape:
+                raise ValueError(f"{name}: [{self.kv_heads} KV heads, tokens, {self.head_dim}] is needed, got {list(x.shape)}")
+            if x.dtype != self._k.dtype:
+                raise ValueError(f"{name}: the cache holds {self._k.dtype}, got {x.dtype}")
+        last = self.tokens + k.shape[1]
+        if last > self._k.shape[1]:
+            more = max(last, 2 * self._k.shape[1]) - self._k.shape[1]
+            self._k, self._v = (torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (self._k, self._v))
+        for room, new in ((self._k, k), (self._v, v)):
+            room[:, self.tokens : last, : self.head_dim] = new
+        self.tokens = last
+
+    @property
+    def k(self) -> torch.Tensor:
+        """Room for keys, [kv_heads, room, 64 or 128]; the first `tokens` of it are filled."""
+        return self._k
+
+    @property
+    def v(self) -> torch.Tensor:
+        """Room for values, as `k`."""
+        return self._v
+
+
+def decode_attention(
+    q: torch.Tensor,
+    cache: GpuKvCache,
+    words: torch.Tensor | None = None,
+    *,
+    scale: float | None = None,
+    slopes: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention of one query a head on the keys of a cache that are kept.
+
+    Args:
+        q: [heads, head_dim] in the cache's number format; 1, 2, 4 or 8 heads share a KV head.
+        cache: the tokens so far, that of the queries among them.
+        words: int64 [kv_heads or heads, ceil(tokens / 64)]: which keys each KV head's group, or each head, keeps; None: all. Keys that any
+            head of a group keeps are read once for all of it.
+        scale: factor of q·k; None means head_dim**-0.5.
+        slopes: float32 [heads], ALiBi: slope × key position is added to the scaled score.
+    Returns: like q; a head that keeps nothing gives zeros.
+    Raises:
+        ValueError: naming the argument.
+    """
+    check_tensor("q", q, dtypes=(cache.k.dtype,), axes=2)
+    check_device(q=q, cache=cache.k, **({} if words is None else {"words": words}), **({} if slopes is None else {"slopes": slopes}))
+    (heads, dim), kv_heads, tokens = q.shape, cache.kv_heads, cache.tokens
+    if dim != cache.head_dim or heads % kv_heads or heads // kv_heads not in GROUPS:
+        raise ValueError(f"q: {list(q.shape)} does not fit {kv_heads} KV heads of {cache.head_dim} channels; 1, 2, 4 or 8 heads share one")
+    if not tokens:
+        raise ValueError("cache: it is empty; append the token of the queries first")
+    key_words = -(-tokens // WORD_KEYS)
+    if words is None:
+        words = torch.full((kv_heads, key_words), -1, dtype=torch.int64, device=q.device)
+    check_tensor("words", words, dtypes=(torch.int64,), axes=2, alignment=8)
+    if words.shape[0] not in (kv_heads, heads) or words.shape[1] != key_words:
+        raise ValueError(f"words: shape {list(words.shape)} is not [{kv_heads} or {heads}, {key_words}]")
+    if slopes is not None:
+        check_tensor("slopes", slopes, dtypes=(torch.float32,), axes=1, alignment=4)
+        if len(slopes) != heads:
+            raise ValueError(f"slopes: {len(slopes)} are not one for each of {heads} heads")
+    blocks = live_tiles(_united(words, kv_heads)[:, None])
+    channels, splits = cache.k.shape[2], _splits(kv_heads, key_words)
+    query = q if dim == channels else torch.nn.functional.pad(q, (0, channels - dim))
+    tops, sums = (torch.empty((splits, heads), dtype=torch.float32, device=q.device) for _ in range(2))
+    parts, out = torch.empty((splits, heads, channels), dtype=torch.float32, device=q.device), torch.empty_like(query)
+    addresses = [part.data_ptr() for part in (query, cache.k, cache.v, words, blocks.tiles, blocks.counts)]
+    partial = [part.data_ptr() for part in (tops, sums, parts)]
+    half, slope = int(q.dtype == torch.float16), None if slopes is None else slopes.data_ptr()
+    sizes = (heads, kv_heads, words.shape[0], tokens, cache.k.shape[1], channels, splits)
+    attend = cuda_kernel("xm_cuda_decode_blocks", c_int, *[c_void_p] * 10, *[c_int] * 7, c_float)
+    attend(q, half, *addresses, slope, *partial, *sizes, scale_of(scale, dim))
+    merge = cuda_kernel("xm_cuda_merge_splits", c_int, *[c_void_p] * 3, *[c_int] * 3, c_void_p)
+    merge(q, half, *partial, splits, heads, channels, out.data_ptr())
+    return out[:, :dim]
+
+
+def _united(words: torch.Tensor, kv_heads: int) -> torch.Tensor:
+    """Keys that any head of a group keeps, [kv_heads, key_words]."""
+    groups = words.view(kv_heads, -1, words.shape[1])
+    united = groups[:, 0]
+    for head in range(1, groups.shape[1]):
+        united = united | groups[:, head]
+    return united.contiguous()
+
+
+def _splits(kv_heads: int, key_words: int) -> int:
+    """Parts of a KV head's blocks that fill the GPU, none of them smaller than a block a warp."""
+    wanted = 3 * kv_heads if is_emulated() else _BLOCKS
+    return max(1, min(wanted // kv_heads, -(-key_words // 4)))

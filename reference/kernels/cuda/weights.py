@@ -1,0 +1,179 @@
+"""Packed weights on the GPU: packed there from a dense matrix by torch alone, or copied from a format of reference/formats.
+
+The arrays are those of the formats, bit for bit; only their integer types are those that torch has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:  # those need numba, which a GPU host may lack
+    from xmsim.reference.formats.column_bitmap import ColumnBitmap
+    from xmsim.reference.formats.macko import Macko
+    from xmsim.reference.formats.tca_bme import TcaBme
+
+ELEMENTS = (torch.bfloat16, torch.float16)
+GROUP = 64  # rows and columns of a GroupTile
+_STRIPES = 4
+_PADDING = 8  # values of a GroupTile, or of all rows of MACKO, are filled up to a multiple of it
+_LONGEST_GAP = 15  # zeros between two values of MACKO
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GpuTcaBme:
+    """A TcaBme on the GPU."""
+
+    shape: tuple[int, int]
+    values: torch.Tensor  # bfloat16 or float16
+    bitmap: torch.Tensor  # int64
+    group_offsets: torch.Tensor  # int32
+    stripe_offsets: torch.Tensor  # int32
+    most_values: int  # of a GroupTile
+
+    @classmethod
+    def of(cls, packed: TcaBme, device: Any) -> Self:
+        """Copy packed weights to a device."""
+        bitmap, groups = _tensor(packed.bitmap.view(np.int64), device), _tensor(packed.group_offsets, device)
+        stripes = _tensor(packed.stripe_offsets, device)
+        return cls(packed.shape, _values(packed, device), bitmap, groups, stripes, max(packed.max_nnz, _PADDING))
+
+    @classmethod
+    def from_dense(cls, weight: torch.Tensor) -> Self:
+        """Pack a matrix [out_features, in_features] where it lies.
+
+        Raises:
+            ValueError: not a matrix of bfloat16 or float16, or a NaN.
+        """
+        tiles = _tiled(weight).view(-1, _STRIPES, 2, 8, weight_groups(weight.shape[1]), 4, 2, 8)
+        # GroupTile down and across, stripe, TCTile, right half, bottom half, row, column
+        order = tiles.permute(0, 4, 1, 5, 6, 2, 3, 7).reshape(-1, GROUP * GROUP)
+        values, offsets = _group_values(order)
+        stripes = (order != 0).view(len(order), _STRIPES, -1).sum(2)
+        starts = (stripes.cumsum(1) - stripes).int().flatten()
+        most = int(torch.diff(offsets).max())
+        return cls(_shape(weight), values, _bits(order), offsets, starts, max(most, _PADDING))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GpuColumnBitmap:
+    """A ColumnBitmap on the GPU."""
+
+    shape: tuple[int, int]
+    values: torch.Tensor  # bfloat16 or float16
+    bitmap: torch.Tensor  # int64
+    group_offsets: torch.Tensor  # int32
+    column_offsets: torch.Tensor  # int16, below 4096
+
+    @classmethod
+    def of(cls, packed: ColumnBitmap, device: Any) -> Self:
+        """Copy packed weights to a device."""
+        parts = (packed.bitmap.view(np.int64), packed.group_offsets, packed.column_offsets.view(np.int16))
+        return cls(packed.shape, _values(packed, device), *(_tensor(part, device) for part in parts))
+
+    @classmethod
+    def from_dense(cls, weight: torch.Tensor) -> Self:
+        """Pack a matrix [out_features, in_features] where it lies; errors as those of GpuTcaBme."""
+        tiles = _tiled(weight).view(-1, GROUP, weight_groups(weight.shape[1]), GROUP)
+        order = tiles.permute(0, 2, 3, 1).reshape(-1, GROUP * GROUP)  # GroupTile down and across, column, row
+        values, offsets = _group_values(order)
+        columns = (order != 0).view(len(order), GROUP, -1).sum(2)
+        return cls(_shape(weight), values, _bits(order), offsets, (columns.cumsum(1) - columns).short().flatten())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GpuMacko:
+    """A Macko on the GPU."""
+
+    shape: tuple[int, int]
+    values: torch.Tensor  # bfloat16 or float16
+    deltas: torch.Tensor  # int32, eight of 4 bits each
+    row_indices: torch.Tensor  # int32
+
+    @classmethod
+    def of(cls, packed: Macko, device: Any) -> Self:
+        """Copy packed weights to a device."""
+        return cls(
+            packed.shape, _values(packed, device), _tensor(packed.deltas.view(np.int32), device), _tensor(packed.row_indices, device)
+        )
+
+    @classmethod
+    def from_dense(cls, weight: torch.Tensor) -> Self:
+        """Pack a matrix [out_features, in_features] where it lies; errors as those of GpuTcaBme."""
+        rows, columns = _matrix(weight).nonzero(as_tuple=True)
+        before = torch.cat([columns.new_full((1,), -1), columns[:-1]])
+        first = torch.ones_like(rows, dtype=torch.bool)
+        first[1:] = rows[1:] != rows[:-1]
+        gaps = columns - torch.where(first, -1, before) - 1
+        filled = gaps // (_LONGEST_GAP + 1)  # zeros that are stored since the gap is too long for 4 bits
+        places = (filled + 1).cumsum(0) - 1
+        counts = torch.zeros(len(weight), dtype=torch.int64, device=weight.device).index_add_(0, rows, filled + 1)
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        total = -(-int(starts[-1]) // _PADDING) * _PADDING or _PADDING
+        values = weight.new_zeros(total)
+        values[places] = weight[rows, columns]
+        steps = torch.full((total,), _LONGEST_GAP, dtype=torch.int64, device=weight.device)
+        steps[int(starts[-1]) :] = 0
+        steps[places] = gaps % (_LONGEST_GAP + 1)
+        shifted = steps.view(-1, _PADDING) << torch.arange(0, 4 * _PADDING, 4, device=weight.device)
+        words = shifted.sum(1)
+        return cls(_shape(weight), values, torch.where(words >= 1 << 31, words - (1 << 32), words).int(), starts.int())
+
+
+def weight_groups(features: int) -> int:
+    """GroupTiles along an axis of so many features."""
+    return -(-features // GROUP)
+
+
+def _shape(weight: torch.Tensor) -> tuple[int, int]:
+    return int(weight.shape[0]), int(weight.shape[1])
+
+
+def _matrix(weight: torch.Tensor) -> torch.Tensor:
+    if weight.dim() != 2 or not weight.numel() or weight.dtype not in ELEMENTS:
+        raise ValueError(f"weight: a matrix of bfloat16 or float16 is needed, got {weight.dtype} {list(weight.shape)}")
+    if weight.isnan().any():
+        raise ValueError("weight: it holds NaN, which no format stores")
+    return weight
+
+
+def _tiled(weight: torch.Tensor) -> torch.Tensor:
+    """The matrix with zeros up to whole GroupTiles."""
+    rows, columns = _matrix(weight).shape
+    return torch.nn.functional.pad(weight, (0, -columns % GROUP, 0, -rows % GROUP))
+
+
+def _bits(order: torch.Tensor) -> torch.Tensor:
+    """64 places to a word; int64."""
+    places = torch.arange(64, device=order.device)
+    return torch.cat([((part != 0).view(-1, 64).long() << places).sum(1) for part in order.split(1024)])
+
+
+def _group_values(order: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is not zero of each GroupTile, filled up, and where each starts."""
+    kept = order != 0
+    counts = kept.sum(1)
+    starts = torch.cat([counts.new_zeros(1), (-(-counts // _PADDING) * _PADDING).cumsum(0)])
+    values = order.new_zeros(max(int(starts[-1]), _PADDING))
+    for first in range(0, len(order), 1024):  # a part of a large matrix at a time: places are int64
+        part = kept[first : first + 1024]
+        places = part.cumsum(1) - 1 + starts[first : first + len(part), None]
+        values[places[part]] = order[first : first + 1024][part]
+    return values, starts.int()
+
+
+def _values(packed: TcaBme | ColumnBitmap | Macko, device: Any) -> torch.Tensor:
+    """The stored weights as a tensor of their type."""
+    if packed.element == "float32":
+        raise ValueError("weights: float32 is not multiplied on the GPU; pack them as bfloat16 or float16")
+    dtype = torch.bfloat16 if packed.element == "bfloat16" else torch.float16
+    return _tensor(packed.values.view(np.int16), device).view(dtype)
+
+
+def _tensor(part: np.ndarray, device: Any) -> torch.Tensor:
+    """A copy on the device; never empty, since a kernel takes its address."""
+    filled = part if part.size else np.zeros(_PADDING, part.dtype)
+    return torch.from_numpy(filled.copy()).to(device)
