@@ -35,5 +35,5 @@ def test_a_wrong_kernel_is_not_timed(checks, device, monkeypatch):
     gpu_linear, _ = checks
     right = linear.dense_linear
     monkeypatch.setattr(linear, "dense_linear", lambda x, weight: right(x, weight) * 1.02)
-    with pytest.raises(SystemExit, match="own dense, 200 x 456, 1 tokens: error .* exceeds"):
+    with pytest.raises(SystemExit, match=r"own dense, 200 x 456, 1 tokens: error .* exceeds"):
         gpu_linear.check(200, 456, 1, 0.5, device)
