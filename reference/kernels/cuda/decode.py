@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from ctypes import c_float, c_int, c_void_p
 
 import torch
 
 from xmsim.reference.kernels.attention import WORD_KEYS, scale_of
 from xmsim.reference.kernels.cuda.attention import HEAD_DIMS, live_tiles
+from xmsim.reference.kernels.cuda.key_codes import GpuKeyCodes
 from xmsim.reference.kernels.cuda.native import check_device, check_tensor, cuda_kernel, is_emulated
 from xmsim.reference.kernels.cuda.weights import ELEMENTS
 
@@ -37,6 +39,7 @@ class GpuKvCache:
         self.kv_heads, self.head_dim, self.tokens = kv_heads, head_dim, 0
         channels = next(least for least in HEAD_DIMS if head_dim <= least)
         self._k, self._v = (torch.zeros((kv_heads, tokens, channels), dtype=dtype, device=device) for _ in range(2))
+        self._codes: GpuKeyCodes | None = None
 
     def append(self, k: torch.Tensor, v: torch.Tensor) -> None:
         """Add the next tokens; k, v [kv_heads, new tokens, head_dim], keys after rotary embedding.
@@ -55,7 +58,41 @@ class GpuKvCache:
             self._k, self._v = (torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (self._k, self._v))
         for room, new in ((self._k, k), (self._v, v)):
             room[:, self.tokens : last, : self.head_dim] = new
+        if self._codes is not None:
+            self._codes.append(self._k[:, self.tokens : last])
         self.tokens = last
+
+    def predict_with(self, bits: int, *, k_max: float | None = None) -> None:
+        """Keep a few-bit copy of the keys from now on.
+
+        Args:
+            bits: width of the integers, 2 to 8.
+            k_max: magnitude that stands for the largest integer; larger keys are clamped. None: the largest of the keys that are there,
+                which is the prefill's, and stays as it is while tokens are added.
+        Raises:
+            ValueError: naming the argument.
+        """
+        if not 2 <= bits <= 8:
+            raise ValueError(f"bits: {bits} must be between 2 and 8")
+        if k_max is None and not self.tokens:
+            raise ValueError("k_max: an empty cache has no largest key; give k_max, or append the prefill first")
+        keys = self._k[:, : self.tokens]
+        largest = float(keys.abs().max()) if k_max is None else float(k_max)
+        if not (math.isfinite(largest) and largest >= 0):
+            raise ValueError(f"k_max: {largest} must be finite and not negative")
+        self._codes = GpuKeyCodes(self.kv_heads, keys.shape[2], bits, largest, self._k.shape[1], keys.device)
+        self._codes.append(keys)
+
+    @property
+    def codes(self) -> GpuKeyCodes:
+        """The few-bit copy of the keys.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self._codes is None:
+            raise ValueError("cache: it has no low-bit keys to predict with; call cache.predict_with(bits) after the prefill")
+        return self._codes
 
     @property
     def k(self) -> torch.Tensor:

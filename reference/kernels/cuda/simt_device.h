@@ -47,7 +47,16 @@ XM_DEVICE float exp2_fast(float x) {
   return y;
 }
 
+XM_DEVICE double exponential(double x) { return exp(x); }
+
+// sum + the products of four signed bytes
+XM_DEVICE int dot4(uint32_t a, uint32_t b, int sum) { return __dp4a(static_cast<int>(a), static_cast<int>(b), sum); }
+
 XM_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+
+// A product that is rounded before anything is added to it.
+XM_DEVICE float times(float a, float b) { return __fmul_rn(a, b); }
+XM_DEVICE double times(double a, double b) { return __dmul_rn(a, b); }
 
 // {low, high} rounded to bfloat16, ties to even.
 XM_DEVICE uint32_t bf16_pair(float low, float high) {

@@ -97,7 +97,16 @@ XM_DEVICE int lowest_bit(uint32_t word) { return __builtin_ffs(static_cast<int>(
 XM_DEVICE int lowest_bit(uint64_t word) { return __builtin_ffsll(static_cast<long long>(word)) - 1; }
 
 XM_DEVICE float exp2_fast(float x) { return std::exp2(x); }
+XM_DEVICE double exponential(double x) { return std::exp(x); }
+
+XM_DEVICE int dot4(uint32_t a, uint32_t b, int sum) {
+  for (int i = 0; i < 4; ++i) sum += static_cast<int8_t>(a >> 8 * i) * static_cast<int8_t>(b >> 8 * i);
+  return sum;
+}
+
 XM_DEVICE float fused(float a, float b, float c) { return std::fma(a, b, c); }
+XM_DEVICE float times(float a, float b) { return a * b; }  // compiled with -ffp-contract=off
+XM_DEVICE double times(double a, double b) { return a * b; }
 
 XM_DEVICE uint16_t bf16_bits(float value) {
   uint32_t bits;

@@ -12,6 +12,11 @@ MOST_REGISTERS = {  # of a thread; a kernel that is new here needs a limit
     "list_tiles": 40,
     "decode_blocks": 255,
     "merge_splits": 32,
+    "score_keys": 64,
+    "total_rows": 40,
+    "weigh_blocks": 40,
+    "total_lists": 32,
+    "select_keys": 48,
     "prefill_tiles": 240,  # two blocks of 128 threads on a multiprocessor
     "list_active": 32,
     "sum_parts": 32,

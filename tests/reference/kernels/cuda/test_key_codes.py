@@ -1,0 +1,78 @@
+"""Prediction on the GPU's cache gives the words of the CPU's, bit for bit."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from xmsim.reference.kernels.cuda.decode import GpuKvCache, decode_attention  # noqa: E402
+from xmsim.reference.kernels.cuda.key_codes import predicted_xm_words  # noqa: E402
+from xmsim.reference.kernels.kv_cache import KvCache  # noqa: E402
+from xmsim.reference.kernels.kv_cache import predicted_xm_words as judge  # noqa: E402
+
+
+def caches(kv_heads, tokens, dim, bits, device, *, seed=0):
+    make = torch.Generator().manual_seed(seed)
+    k, v = (torch.randn(kv_heads, tokens, dim, generator=make).bfloat16() for _ in range(2))
+    ours, cpu = GpuKvCache(kv_heads, dim, tokens=64, device=device), KvCache(kv_heads, dim, tokens=64)
+    half = tokens - tokens // 3
+    for part, name in ((slice(half), "prefill"), (slice(half, tokens), "decode")):
+        ours.append(k[:, part].to(device), v[:, part].to(device))
+        cpu.append(k[:, part], v[:, part])
+        if name == "prefill":
+            ours.predict_with(bits)
+            cpu.predict_with(bits)
+    return ours, cpu
+
+
+@pytest.mark.parametrize("bits", [4, 6])
+@pytest.mark.parametrize("lists", ["head", "group_sum", "group_max"])
+@pytest.mark.parametrize(("heads", "kv_heads", "tokens", "dim"), [(4, 1, 1500, 64), (4, 2, 200, 128), (2, 2, 65, 40)])
+def test_predicted_keys_are_those_of_the_cpu(device, either_order, heads, kv_heads, tokens, dim, lists, bits):
+    ours, cpu = caches(kv_heads, tokens, dim, bits, device)
+    q = (3 * torch.randn(heads, dim, generator=torch.Generator().manual_seed(9))).bfloat16()
+    for limits in ({}, {"threshold_high": 1.3, "threshold_low": 0.7, "kept_high": 20, "kept_low": 3}):
+        found = predicted_xm_words(q.to(device), ours, group=2, lists=lists, **limits)
+        wanted = judge(q[:, None], cpu, group=2, lists=lists, **limits)
+        assert not found.doubtful.any()
+        np.testing.assert_array_equal(found.words.cpu().numpy().view(np.uint64), wanted[:, 0])
+
+
+def test_equal_scores_keep_the_lowest_keys(device):
+    ours, cpu = caches(1, 256, 64, 4, device)
+    q = torch.zeros(2, 64).bfloat16()
+    q[:, 0] = 1  # one channel: a handful of different scores
+    for lists in ("head", "group_sum"):
+        found = predicted_xm_words(q.to(device), ours, group=4, lists=lists)
+        wanted = judge(q[:, None], cpu, group=4, lists=lists)
+        np.testing.assert_array_equal(found.words.cpu().numpy().view(np.uint64), wanted[:, 0])
+
+
+def test_alibi_enters_the_prediction(device):
+    ours, cpu = caches(1, 300, 64, 6, device)
+    q, slopes = torch.randn(2, 64, generator=torch.Generator().manual_seed(2)).bfloat16(), torch.tensor([0.03, 0.001])
+    found = predicted_xm_words(q.to(device), ours, group=1, lists="head", scale=0.2, slopes=slopes.to(device), q_max=2.0)
+    wanted = judge(q[:, None], cpu, group=1, lists="head", scale=0.2, slopes=slopes.numpy(), q_max=2.0)
+    np.testing.assert_array_equal(found.words.cpu().numpy().view(np.uint64), wanted[:, 0])
+
+
+def test_the_predicted_keys_are_attended(device):
+    ours, _ = caches(2, 400, 64, 4, device)
+    q = torch.randn(8, 64, generator=torch.Generator().manual_seed(3)).bfloat16().to(device)
+    words = predicted_xm_words(q, ours, group=2, threshold_low=0.0, threshold_high=0.0, kept_high=64, kept_low=64).words
+    assert torch.equal(decode_attention(q, ours, words), decode_attention(q, ours))
+
+
+def test_what_cannot_be_predicted_is_refused(device):
+    ours, _ = caches(2, 100, 64, 4, device)
+    q = torch.zeros(4, 64, dtype=torch.bfloat16, device=device)
+    with pytest.raises(ValueError, match="group: 3 must divide the head dimension, 64"):
+        predicted_xm_words(q, ours, group=3)
+    with pytest.raises(ValueError, match="lists: head, group_sum or group_max is needed, got all"):
+        predicted_xm_words(q, ours, group=2, lists="all")
+    with pytest.raises(ValueError, match="cache: it has no low-bit keys"):
+        predicted_xm_words(q, GpuKvCache(2, 64, device=device), group=2)
+    with pytest.raises(ValueError, match="bits: 9 must be between 2 and 8"):
+        ours.predict_with(9)
+    with pytest.raises(ValueError, match="k_max: an empty cache has no largest key"):
+        GpuKvCache(2, 64, device=device).predict_with(4)
