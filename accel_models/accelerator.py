@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -15,7 +16,8 @@ from xmsim.configs.errors import ConfigError
 from xmsim.configs.schema import Config, PositiveFloat, PositiveInt
 from xmsim.configs.technology_tables import TechnologyConfig
 from xmsim.sim.compiled_engine import run_compiled
-from xmsim.sim.costs import Actions, estimate_costs
+from xmsim.sim.costs import Actions, NominalCosts, estimate_costs, nominal_costs
+from xmsim.sim.dram_energy import DramWork, kind_of_line
 from xmsim.sim.dram_preset import DramPreset, bank_model, load_preset
 from xmsim.sim.event_engine import run_events
 from xmsim.sim.inventory import ComponentCounts
@@ -27,6 +29,8 @@ from xmsim.workloads.methods.library import MethodReference
 
 ENGINES = {"compiled": run_compiled, "event": run_events}  # equal logs: fast, and readable
 Engine = Literal["compiled", "event"]
+Traffic = Mapping[str, Mapping[str, float]]  # {channel: {read_bytes, write_bytes}}
+CostsType = TypeVar("CostsType", Costs, NominalCosts)
 
 
 def execute(schedule: Schedule, engine: Engine) -> EngineLog:
@@ -77,6 +81,18 @@ class DramConfig(Config):
             return Channel("dram", banks.bytes_per_cycle, latency_cycles, banks)
         return Channel("dram", Fraction(str(self.gigabytes_per_second)) * 1000 / machine_mhz, latency_cycles)
 
+    def work(self, kind_of_a_line: str, actions: Actions, traffic: Traffic, time_ms: float) -> DramWork:
+        """What it had to do for these bytes in this time: as counted by a kind with banks, or as a line has it on that kind.
+
+        Raises:
+            ConfigError: no such kind.
+        """
+        if self._preset:
+            return DramWork(self._preset, actions.get("dram", {}))
+        read_bytes, write_bytes = (sum(channel[name] for channel in traffic.values()) for name in ("read_bytes", "write_bytes"))
+        assert self.gigabytes_per_second is not None  # what is no kind is a line
+        return DramWork.of_line(kind_of_line(kind_of_a_line), self.gigabytes_per_second, read_bytes, write_bytes, time_ms)
+
     def effective(self) -> dict[str, Any]:
         """What a record says of it: of a kind all its numbers."""
         stated = self.model_dump(mode="json", exclude_none=True)
@@ -103,10 +119,15 @@ class MachineConfig(Config):
     sources: dict[str, str]  # {key: where its value comes from}
 
 
+ENGINE_SIDE = frozenset({"clock_mhz", "dram", "area", "technology", "sources"})  # `unscheduled` of all shipped machines
+
+
 class Accelerator(ABC):
     """A machine: writes Schedules, and runs them."""
 
     Config: ClassVar[type[MachineConfig]]
+    # keys of Config that `layer_schedule` reads nowhere but in `dram_channel`: where these alone differ, Schedules do in their channel
+    unscheduled: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, name: str, config: MachineConfig) -> None:
         self.name = name
@@ -175,17 +196,25 @@ class Accelerator(ABC):
             config=self.config.model_dump(mode="json") | {"dram": self.config.dram.effective()},
         )
 
-    def costs(self, actions: Actions, dram_bytes: float, time_ms: float) -> Costs | None:
+    def costs(self, actions: Actions, traffic: Traffic, time_ms: float) -> Costs | None:
         """Area, and energy of these actions and bytes over this time; None if the YAML says no technology.
 
         Raises:
             ConfigError: the tables do not have what the machine is made of, or a memory is slower than the clock.
         """
-        if self.config.technology is None:
+        return self._costs(estimate_costs, actions, traffic, time_ms)
+
+    def nominal_costs(self, actions: Actions, traffic: Traffic, time_ms: float) -> NominalCosts | None:
+        """The nominal values of `costs` alone, in a fraction of the time; raises as it does."""
+        return self._costs(nominal_costs, actions, traffic, time_ms)
+
+    def _costs(self, estimate: Callable[..., CostsType], actions: Actions, traffic: Traffic, time_ms: float) -> CostsType | None:
+        technology = self.config.technology
+        if technology is None:
             return None
-        technology, clock_mhz, preset = self.config.technology, self.config.clock_mhz, self.config.dram.preset
         try:
-            return estimate_costs(self.area(), technology, clock_mhz, actions, dram_bytes, time_ms, preset)
+            dram = self.config.dram.work(technology.dram, actions, traffic, time_ms)
+            return estimate(self.area(), technology, self.config.clock_mhz, actions, dram, time_ms)
         except ConfigError as error:
             raise ConfigError(f"{self.name}: {error}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from xmsim.accel_models.accelerator import MachineConfig
-from xmsim.accel_models.systolic import output_stationary_cycles, scalesim_cycles
+from xmsim.accel_models.systolic import output_stationary_cycles, output_stationary_macs, scalesim_cycles
 from xmsim.accel_models.systolic_attention import SystolicAttention, SystolicConfig
 
 __all__ = ["Dense", "DenseConfig", "scalesim_cycles"]
@@ -31,3 +31,6 @@ class Dense(SystolicAttention):
 
     def product_cycles(self, rows: int, columns: int, inner: int) -> int:
         return output_stationary_cycles(rows, columns, inner, self.config.pe_array)
+
+    def product_macs(self, rows: int, columns: int, inner: int) -> int:
+        return output_stationary_macs(rows, columns, inner, self.config.pe_array)

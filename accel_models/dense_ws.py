@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from xmsim.accel_models.accelerator import MachineConfig
-from xmsim.accel_models.systolic import scalesim_weight_stationary_cycles, weight_stationary_cycles
+from xmsim.accel_models.systolic import scalesim_weight_stationary_cycles, weight_stationary_cycles, weight_stationary_macs
 from xmsim.accel_models.systolic_attention import SystolicAttention, SystolicConfig
 from xmsim.configs.schema import PositiveInt
 
@@ -35,3 +35,6 @@ class DenseWeightStationary(SystolicAttention):
 
     def product_cycles(self, rows: int, columns: int, inner: int) -> int:
         return weight_stationary_cycles(rows, columns, inner, self.config.pe_array)
+
+    def product_macs(self, rows: int, columns: int, inner: int) -> int:
+        return weight_stationary_macs(rows, columns, inner, self.config.pe_array)

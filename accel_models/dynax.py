@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from xmsim.accel_models.accelerator import Accelerator, MachineConfig
+from xmsim.accel_models.accelerator import ENGINE_SIDE, Accelerator, MachineConfig
 from xmsim.accel_models.dram_layout import dram_layout
 from xmsim.accel_models.dynax_arithmetic import ArithmeticConfig, SegmentShape, attention_output, highest_point
 from xmsim.accel_models.dynax_block_pipeline import block_pipeline
@@ -44,7 +44,7 @@ from xmsim.accel_models.dynax_top_k import PruningConfig, index_record_bytes, ra
 from xmsim.accel_models.dynax_window_pipeline import window_pipeline
 from xmsim.accel_models.errors import WorkloadError
 from xmsim.accel_models.functional import FunctionalResult, judge_output, operands_of
-from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages
+from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages, clocked_macs
 from xmsim.configs.schema import Config, PositiveInt
 from xmsim.sim.inventory import Access, ComponentCounts, Memory, Part, registers, selector
 from xmsim.sim.schedule import UNLIMITED, Int64Array, Schedule, Stage
@@ -127,6 +127,7 @@ class Dynax(Accelerator):
     """Prediction of the next window overlaps execution of this one; the pipeline runs on across heads."""
 
     Config: ClassVar[type[MachineConfig]] = DynaxConfig
+    unscheduled = ENGINE_SIDE | {"arithmetic"}
     config: DynaxConfig
 
     def peak_macs_per_cycle(self) -> int:
@@ -141,6 +142,7 @@ class Dynax(Accelerator):
             rows=array.rows,
             columns=array.columns,
             product_cycles=lambda rows, columns, inner: dense_product_cycles(columns, inner, array),
+            product_macs=lambda rows, columns, inner: clocked_macs(columns, inner, array.columns, array.rows * array.columns),
             streams=array.columns,
         )
 
@@ -169,14 +171,16 @@ class Dynax(Accelerator):
         head_dim = predict.group * predict.columns  # the head for which the prediction array is as wide
         held_keys = config.kv.buffer_bytes // (2 * head_dim * WORD_BYTES)
         record_bytes, window = index_record_bytes(pruning), self._window_rows()
-        key_bytes = Access("prediction_array", "mac", predict.group * predict.bits / 8 / predict.rows, 0)
+        streamed_keys = Access("prediction_array", "mac", predict.group * predict.bits / 8 / predict.rows, 0)
+        loaded_keys = Access("key_buffer", "write_bytes", 0, 1)
+        sums_kept = (Access("accumulator", "add", SUM_BYTES, SUM_BYTES), Access("divider", "divide", SUM_BYTES, 0))
         memory = partial(Memory.of_width, size_known=False)  # the paper states none
         memories = (
             memory("query_buffer", 2 * window * head_dim * WORD_BYTES, rows * word),
             memory("kv_buffer", config.kv.buffer_bytes, pruning.block * word),
-            memory("key_buffer", predict.key_buffer_bytes, head_dim * predict.bits, (key_bytes,)),
+            memory("key_buffer", predict.key_buffer_bytes, head_dim * predict.bits, (streamed_keys, loaded_keys)),
             memory("index_buffer", 2 * window * max(1, held_keys // pruning.block) * record_bytes, 8 * record_bytes),
-            memory("output_buffer", window * head_dim * SUM_BYTES, rows * 32, (Access("accumulator", "add", SUM_BYTES, SUM_BYTES),)),
+            memory("output_buffer", window * head_dim * SUM_BYTES, rows * 32, sums_kept),
         )
         return ComponentCounts(parts, memories)
 
@@ -265,7 +269,7 @@ class Dynax(Accelerator):
         return first // block * block, -(-end // block) * block
 
     def _plan(self, workload: AttentionWorkload) -> Plan:
-        config, head_dim = self.config, workload.head_dim
+        config, predict, head_dim = self.config, self.config.prediction_array, workload.head_dim
         low_bit_bytes = -(-workload.keys * head_dim * config.prediction_array.bits // 8)
         return Plan(
             heads=workload.heads,
@@ -275,7 +279,7 @@ class Dynax(Accelerator):
             head_dim=head_dim,
             predicts=config.prediction_phase == "simulated",
             tile_rows=config.prediction_array.rows,
-            predicted_channels=head_dim // config.prediction_array.group,
+            predicted_macs_per_key=predict.rows * predict.columns * -(-head_dim // (predict.group * predict.columns)),
             low_bits=config.prediction_array.bits,
             latency_cycles=prediction_latency_cycles(config.pruning),
             keys_stay=low_bit_bytes <= config.prediction_array.key_buffer_bytes,

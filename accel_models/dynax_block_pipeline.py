@@ -113,8 +113,9 @@ def _predict_window(tables: ScheduleTables, plan: Plan, work: Work, progress: _P
         if plan.predicts:
             visit = add_visit(tables, PREDICTOR, work.period_cycles[tile])
             low_bit_at = low_bit_key_address(plan.layout, head // plan.group, first_low_bit_key(plan, work, tile, progress.on_chip))
-            add_request(tables, visit, DRAM, READ, low_bit_bytes(plan, work, tile, progress.on_chip), low_bit_at)
-            count_prediction(tables, visit, plan, work, tile)
+            key_bytes = low_bit_bytes(plan, work, tile, progress.on_chip)
+            add_request(tables, visit, DRAM, READ, key_bytes, low_bit_at)
+            count_prediction(tables, visit, plan, work, tile, key_bytes)
             add_visit(tables, PREDICTOR_DRAIN, plan.latency_cycles)
             visit = add_visit(tables, DECISION, tile_blocks(plan, work, tile))  # one compare unit a row
             count_decision(tables, visit, plan, work, tile)

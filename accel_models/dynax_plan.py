@@ -30,7 +30,8 @@ READ, WRITE = 0, 1
     KV_READ,
     INDEX_WRITE,
     INDEX_READ,
-) = range(14)
+    KEY_WRITE,
+) = range(15)
 ACTIONS = (
     ("prediction_array", "mac"),
     ("prediction_array", "exp"),
@@ -46,6 +47,7 @@ ACTIONS = (
     ("kv_buffer", "read_bytes"),
     ("index_buffer", "write_bytes"),
     ("index_buffer", "read_bytes"),
+    ("key_buffer", "write_bytes"),
 )
 
 
@@ -59,7 +61,7 @@ class Plan(NamedTuple):
     head_dim: int
     predicts: bool  # False: masks cost nothing
     tile_rows: int
-    predicted_channels: int
+    predicted_macs_per_key: int  # of all PEs that a key streams past, idle ones included
     low_bits: int
     latency_cycles: int
     keys_stay: bool  # low-bit keys of a KV head stay on chip
@@ -137,14 +139,15 @@ def block_kv_bytes(plan: Plan, block: int) -> int:
 
 
 @njit(cache=True)
-def count_prediction(tables: ScheduleTables, visit: int, plan: Plan, work: Work, tile: int) -> None:
-    """Actions of the prediction array and the cascades for a tile."""
+def count_prediction(tables: ScheduleTables, visit: int, plan: Plan, work: Work, tile: int, key_bytes: int) -> None:
+    """Actions of the prediction array, all rows of which are clocked, of the cascades of a tile's rows, and of the keys that it brings."""
     rows, keys = tile_rows(plan, tile), work.end_key[tile] - work.first_key[tile]
     actions = tables.actions[visit]
-    actions[LOW_BIT_MAC] = rows * keys * plan.predicted_channels
-    actions[PREDICTED_EXP] = rows * keys
+    actions[LOW_BIT_MAC] = keys * plan.predicted_macs_per_key
+    actions[PREDICTED_EXP] = plan.tile_rows * keys
     actions[TOP_K_COMPARE] = rows * keys * plan.kept
     actions[QUERY_READ] = rows * plan.head_dim * WORD_BYTES
+    actions[KEY_WRITE] = key_bytes
 
 
 @njit(cache=True)
@@ -157,10 +160,10 @@ def count_decision(tables: ScheduleTables, visit: int, plan: Plan, work: Work, t
 
 @njit(cache=True)
 def count_execution(tables: ScheduleTables, visit: int, plan: Plan, used_rows: int) -> None:
-    """Actions of a hardware block. Idle rows are clocked, too."""
+    """Actions of a hardware block. Idle PEs are clocked, too."""
     actions = tables.actions[visit]
     actions[EXECUTE_MAC] = 2 * plan.rows * plan.columns * plan.head_dim
-    actions[EXECUTE_EXP] = used_rows * plan.columns
+    actions[EXECUTE_EXP] = plan.rows * plan.columns
     actions[ACCUMULATE] = used_rows * (plan.head_dim + 1)
     actions[QUERY_READ] = used_rows * plan.head_dim * WORD_BYTES
     actions[KV_READ] = 2 * plan.block * plan.head_dim * WORD_BYTES

@@ -116,8 +116,9 @@ def _predict_window(tables: ScheduleTables, plan: Plan, work: Work, progress: _P
         query_at = query_address(plan.layout, head, tile * plan.tile_rows)
         if plan.predicts:
             visit = add_visit(tables, PREDICTOR, work.period_cycles[tile])
-            add_request(tables, visit, DRAM, READ, query_bytes + low_bit_bytes(plan, work, tile, progress.on_chip), query_at)
-            count_prediction(tables, visit, plan, work, tile)
+            key_bytes = low_bit_bytes(plan, work, tile, progress.on_chip)
+            add_request(tables, visit, DRAM, READ, query_bytes + key_bytes, query_at)
+            count_prediction(tables, visit, plan, work, tile, key_bytes)
             count_decision(tables, visit, plan, work, tile)
         else:
             visit = add_visit(tables, QUERY_LOAD, 1)

@@ -16,12 +16,15 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from pydantic import ValidationError
+
 import xmsim.accel_models
 from xmsim.accel_models.accelerator import Accelerator
 from xmsim.configs.errors import ConfigError, nearest
 from xmsim.configs.schema import check_config
 from xmsim.configs.shipped import find_config, shipped_names
 from xmsim.configs.yaml_file import read_yaml
+from xmsim.sim.result import MachineFacts
 
 FOLDER = "accelerators"
 
@@ -45,15 +48,33 @@ def load_accelerator(name_or_path: str | Path) -> Accelerator:
     return machine(path.stem, check_config(document, machine.Config))
 
 
+def recorded_accelerator(facts: MachineFacts) -> Accelerator:
+    """The machine of a result, with the configuration that the result holds.
+
+    Raises:
+        ConfigError: its model does not come with xmsim, or takes this configuration no longer.
+    """
+    config = dict(facts.config)
+    config["dram"] = {key: value for key, value in config["dram"].items() if key != "preset"}  # the kind is read from its file
+    machine = _shipped_machine(facts.model)
+    if machine is None:
+        raise ConfigError(f"{facts.name}: model {facts.model} does not come with xmsim, and a result does not hold it")
+    try:
+        return machine(facts.name, machine.Config.model_validate(config))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise ConfigError(f"{facts.name}: {place}: {fault['msg']}; the result was made by another version: simulate it again") from error
+
+
 def _find_model(model: str, yaml_path: Path, place: str) -> type[Accelerator]:
     """The machine class of a model; a shipped one goes before one beside the YAML file."""
-    modules = [module.name for module in pkgutil.iter_modules(xmsim.accel_models.__path__)]
-    shipped = _machine_class(_shipped_module(model)) if model in modules else None
+    shipped = _shipped_machine(model)
     if shipped:
         return shipped
     beside = yaml_path.parent / f"{model}.py"
     if not model.isidentifier() or not beside.is_file():
-        known = [name for name in modules if _machine_class(_shipped_module(name))]
+        known = [name for name in _shipped_modules() if _shipped_machine(name)]
         raise ConfigError(f"{place}: model: no model {model} in xmsim ({nearest(model, known)}), and no {beside}")
     machine = _machine_class(_module_at(beside, place))
     if machine is None:
@@ -63,8 +84,13 @@ def _find_model(model: str, yaml_path: Path, place: str) -> type[Accelerator]:
     return machine
 
 
-def _shipped_module(name: str) -> ModuleType:
-    return import_module(f"xmsim.accel_models.{name}")
+def _shipped_modules() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(xmsim.accel_models.__path__)]
+
+
+def _shipped_machine(model: str) -> type[Accelerator] | None:
+    """The machine class of a module of accel_models; None if there is no such module, or no machine in it."""
+    return _machine_class(import_module(f"xmsim.accel_models.{model}")) if model in _shipped_modules() else None
 
 
 def _module_at(path: Path, place: str) -> ModuleType:

@@ -54,6 +54,7 @@ class DenseArray:
     rows: int  # tokens of a tile
     columns: int  # output channels of a pass
     product_cycles: Callable[[int, int, int], int]  # (rows, columns, inner): so long [rows, inner] × [inner, columns] holds a server
+    product_macs: Callable[[int, int, int], int]  # those of all units while operands stream in: idle ones are clocked, as in attention
     streams: int  # weight columns that enter the array in a pass; more than `columns` where keys move down diagonals
     partial_sum: int | None = None  # column of the actions, where sums are added up outside of the array
     chain: int = 1  # products that the array adds up in one go, where there are partial sums
@@ -77,6 +78,11 @@ class Projections(NamedTuple):
 
     input: Product  # queries, keys and values of the new tokens
     output: Product
+
+
+def clocked_macs(columns: int, inner: int, array_columns: int, units: int) -> int:
+    """Multiply-accumulates of all units of an array that makes `array_columns` columns of sums in a pass, an operand pair a cycle."""
+    return -(-columns // array_columns) * units * inner
 
 
 def output_phase_head(workload: AttentionWorkload) -> int:
@@ -106,10 +112,7 @@ def product_schedule(product: Product, array: DenseArray, machine: Schedule, hea
     token_tiles, column_tiles = -(-product.tokens // array.rows), -(-product.columns // WEIGHT_TILE_COLUMNS)
     last_rows = product.tokens - (token_tiles - 1) * array.rows
     last_columns = product.columns - (column_tiles - 1) * WEIGHT_TILE_COLUMNS
-    cycles = [
-        [array.product_cycles(rows, columns, product.inner) for columns in (WEIGHT_TILE_COLUMNS, last_columns)]
-        for rows in (array.rows, last_rows)
-    ]
+    tiles = [[(rows, columns, product.inner) for columns in (WEIGHT_TILE_COLUMNS, last_columns)] for rows in (array.rows, last_rows)]
     plan = _Plan(
         head=head,
         tokens=product.tokens,
@@ -122,7 +125,8 @@ def product_schedule(product: Product, array: DenseArray, machine: Schedule, hea
         streams=array.streams,
         chains=0 if array.partial_sum is None else -(-product.inner // array.chain),
         partial_sum=array.partial_sum or 0,
-        cycles=np.array(cycles, np.int64),
+        cycles=np.array([[array.product_cycles(*tile) for tile in row] for row in tiles], np.int64),
+        macs=np.array([[array.product_macs(*tile) for tile in row] for row in tiles], np.int64),
         weight_places=2 * machine.stages[array.stages.multiply].servers,
     )
     products = token_tiles * column_tiles
@@ -148,6 +152,7 @@ class _Plan(NamedTuple):
     chains: int  # partial sums of one sum; 0: the array adds up all of it
     partial_sum: int
     cycles: Int64Array  # [2, 2] of (whole, last) tiles of tokens and of columns
+    macs: Int64Array  # the same
     weight_places: int
 
 
@@ -199,7 +204,7 @@ def _add_product(
     tables.actions[visit, actions.weight_write] = weight_bytes
     last_rows, last_columns = int(tile == plan.token_tiles - 1), int(column == plan.column_tiles - 1)
     visit = add_visit(tables, stages.multiply, plan.cycles[last_rows, last_columns])
-    tables.actions[visit, actions.mac] = rows * columns * plan.inner
+    tables.actions[visit, actions.mac] = plan.macs[last_rows, last_columns]
     tables.actions[visit, actions.activation_read] = passes * rows * plan.inner * WORD_BYTES
     repeated = passes * (plan.streams - plan.pass_columns)  # weights that enter the array by a second port
     tables.actions[visit, actions.weight_read] = (columns + repeated) * plan.inner * WORD_BYTES

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from xmsim.accel_models.accelerator import Accelerator, Engine, execute
+from xmsim.accel_models.recorded_costs import record_costs
 from xmsim.configs.codec import encode
 from xmsim.configs.errors import XmsimError
 from xmsim.sim.log import EngineLog
@@ -58,7 +59,7 @@ def simulate_trace(
         sampling=sampling,
         runs=(),
     )
-    machine.costs({}, 0.0, 0.0)  # what cannot be estimated is refused before hours of simulation
+    machine.nominal_costs({}, {}, 0.0)  # what cannot be estimated is refused before hours of simulation
     chosen = trace.layers if layers is None else layers
     runs, from_store = [], 0
     for done, layer in enumerate(chosen):
@@ -96,7 +97,7 @@ def simulate_trace(
         others = "" if from_store == len(chosen) else ", the others made anew"
         record = replace(record, trace=record.trace | {"masks": f"{from_store} of {len(chosen)} layers as stored{others}"})
     record = replace(record, runs=tuple(runs))
-    return replace(record, costs=machine.costs(record.actions(), record.dram_bytes(), record.milliseconds(record.cycles)))
+    return replace(record, costs=record_costs(machine, record))
 
 
 def result_file_name(record: SimulationRecord) -> str:

@@ -15,11 +15,11 @@ import numpy as np
 from numba import njit
 from pydantic import Field, model_validator
 
-from xmsim.accel_models.accelerator import Accelerator, MachineConfig
+from xmsim.accel_models.accelerator import ENGINE_SIDE, Accelerator, MachineConfig
 from xmsim.accel_models.dram_layout import DramLayout, dram_layout, key_value_address, output_address, query_address
 from xmsim.accel_models.errors import WorkloadError
 from xmsim.accel_models.functional import FunctionalResult, judge_output
-from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages
+from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages, clocked_macs
 from xmsim.accel_models.salo_array import (
     FLUSH_CYCLES,
     SaloArrayConfig,
@@ -49,13 +49,15 @@ HEAD_DIM = 64  # of the emitted instance
 
 QUERY_LOAD, KV_LOAD, PE_ARRAY, WEIGHTED_SUM, STORE = range(5)
 DRAM = 0
-MAC, EXP, SUM, PROBABILITY, MERGE, QUERY_WRITE, QUERY_READ, KV_WRITE, KV_READ = range(9)
+MAC, EXP, SUM, PROBABILITY, RECIPROCAL, MERGE, WEIGH, QUERY_WRITE, QUERY_READ, KV_WRITE, KV_READ = range(11)
 ACTIONS = (
     ("pe_array", "mac"),
     ("pe_array", "exp"),
     ("pe_array", "add"),
     ("pe_array", "multiply"),
+    ("pe_array", "divide"),
     ("weighted_sum", "mac"),
+    ("weighted_sum", "divide"),
     ("query_buffer", "write_bytes"),
     ("query_buffer", "read_bytes"),
     ("kv_buffer", "write_bytes"),
@@ -119,6 +121,7 @@ class Salo(Accelerator):
     """Passes of a group follow each other in the array; the loads of the next ones and the store of the last group overlap them."""
 
     Config: ClassVar[type[MachineConfig]] = SaloConfig
+    unscheduled = ENGINE_SIDE | {"arithmetic"}
     config: SaloConfig
 
     @cached_property
@@ -139,6 +142,7 @@ class Salo(Accelerator):
             rows=array.rows,
             columns=array.columns,
             product_cycles=lambda rows, columns, inner: dense_product_cycles(columns, inner, array),
+            product_macs=lambda rows, columns, inner: clocked_macs(columns, inner, array.columns, processing_elements(array)),
             streams=dense_streams(array),
         )
 
@@ -148,7 +152,7 @@ class Salo(Accelerator):
         parts = (
             *array_parts(array, HEAD_DIM, numbers.bits, numbers.exponent_bits),
             Part("pe_array", "integer_multiplier", numbers.bits, processing_elements(array), {"multiply": 1}),
-            Part("pe_array", "divider", 2 * numbers.bits, array.rows + array.global_rows, {}),  # once a row and pass
+            Part("pe_array", "divider", 2 * numbers.bits, array.rows + array.global_rows, {"divide": 1}),  # reciprocals of row sums
         )
         memories = (
             Memory.of_width("query_buffer", 2 * array.rows * HEAD_DIM * WORD_BYTES, array.rows * numbers.bits),
@@ -349,10 +353,12 @@ def _add_pass(
     tables.actions[visit, EXP] = plan.units
     tables.actions[visit, SUM] = plan.units
     tables.actions[visit, PROBABILITY] = plan.units
+    tables.actions[visit, RECIPROCAL] = plan.array_rows
     tables.actions[visit, QUERY_READ] = plan.array_rows * plan.head_dim * WORD_BYTES
     tables.actions[visit, KV_READ] = plan.ports * key_bytes
     visit = add_visit(tables, WEIGHTED_SUM, plan.merge_cycles)
     tables.actions[visit, MERGE] = 2 * plan.array_rows * plan.head_dim
+    tables.actions[visit, WEIGH] = 2 * plan.array_rows
     progress.recent_passes[turn] = progress.last_pass[kv_head] = job
     return job
 

@@ -52,10 +52,10 @@ def array_parts(config: SaloArrayConfig, head_dim: int, word: int, exponent_bits
         registers("pe_array", units * state, {"mac": 2 * word + sums, "exp": sums, "add": sums + exponent_bits}),
         Part("pe_array", "exp_unit", sums, units, {"exp": 1}),
         Part("pe_array", "adder", sums, units, {"add": 1}),
-        Part("weighted_sum", "integer_multiplier", sums, 2 * rows, {"mac": 2}),
-        Part("weighted_sum", "adder", sums, rows, {"mac": 1}),
-        Part("weighted_sum", "divider", sums, 2 * rows, {}),  # two weights a pass, not counted among the actions
-        registers("weighted_sum", rows * head_dim * sums, {"mac": sums}),
+        Part("weighted_sum", "integer_multiplier", sums, 2 * rows, {"mac": 1}),
+        Part("weighted_sum", "adder", sums, rows, {"mac": 1 / 2}),  # of two products
+        Part("weighted_sum", "divider", sums, 2 * rows, {"divide": 1}),  # two weights a row and pass
+        registers("weighted_sum", rows * head_dim * sums, {"mac": sums / 2}),
     )
 
 

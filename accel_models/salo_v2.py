@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit
 from pydantic import Field, model_validator
 
-from xmsim.accel_models.accelerator import Accelerator, MachineConfig
+from xmsim.accel_models.accelerator import ENGINE_SIDE, Accelerator, MachineConfig
 from xmsim.accel_models.bitonic import top_k_comparators
 from xmsim.accel_models.dram_layout import (
     DramLayout,
@@ -31,7 +31,7 @@ from xmsim.accel_models.dram_layout import (
 )
 from xmsim.accel_models.errors import WorkloadError
 from xmsim.accel_models.functional import FunctionalResult, judge_output
-from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages
+from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages, clocked_macs
 from xmsim.accel_models.salo_array import (
     FLUSH_CYCLES,
     SaloArrayConfig,
@@ -74,6 +74,7 @@ DRAM = 0
     EXP,
     SUM,
     MERGE,
+    WEIGH,
     QUERY_WRITE,
     QUERY_READ,
     KEY_WRITE,
@@ -82,7 +83,7 @@ DRAM = 0
     PATTERN_READ,
     KV_WRITE,
     KV_READ,
-) = range(15)
+) = range(16)
 ACTIONS = (
     ("matching_array", "mac"),
     ("window_search", "add"),
@@ -91,6 +92,7 @@ ACTIONS = (
     ("pe_array", "exp"),
     ("pe_array", "add"),
     ("weighted_sum", "mac"),
+    ("weighted_sum", "divide"),
     ("query_buffer", "write_bytes"),
     ("query_buffer", "read_bytes"),
     ("key_buffer", "write_bytes"),
@@ -195,6 +197,7 @@ class SaloV2(Accelerator):
     """Matching of the next blocks overlaps the array's work on this one; the pipeline runs on across tiles and heads."""
 
     Config: ClassVar[type[MachineConfig]] = SaloV2Config
+    unscheduled = ENGINE_SIDE | {"arithmetic"}
     config: SaloV2Config
 
     @cached_property
@@ -215,6 +218,7 @@ class SaloV2(Accelerator):
             rows=array.rows,
             columns=array.columns,
             product_cycles=lambda rows, columns, inner: dense_product_cycles(columns, inner, array),
+            product_macs=lambda rows, columns, inner: clocked_macs(columns, inner, array.columns, processing_elements(array)),
             streams=dense_streams(array),
         )
 
@@ -493,6 +497,7 @@ def _add_block(tables: ScheduleTables, plan: _Plan, progress: _Progress, head: i
     tables.actions[visit, KV_READ] = passes * plan.ports * 2 * plan.head_dim * WORD_BYTES
     visit = add_visit(tables, WEIGHTED_SUM, plan.merge_cycles)
     tables.actions[visit, MERGE] = passes * 2 * plan.array_rows * plan.head_dim
+    tables.actions[visit, WEIGH] = passes * 2 * plan.array_rows
     progress.loaded[block] = load
     if not resident:
         progress.place_free[place] = job

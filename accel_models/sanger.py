@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from pydantic import Field, model_validator
 
-from xmsim.accel_models.accelerator import Accelerator, MachineConfig
+from xmsim.accel_models.accelerator import ENGINE_SIDE, Accelerator, MachineConfig
 from xmsim.accel_models.dram_layout import (
     DramLayout,
     dram_layout,
@@ -28,7 +28,7 @@ from xmsim.accel_models.dram_layout import (
 )
 from xmsim.accel_models.fixed_point_operands import WordConfig
 from xmsim.accel_models.functional import FunctionalResult, judge_output, operands_of
-from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages
+from xmsim.accel_models.projections import DenseActions, DenseArray, DenseStages, clocked_macs
 from xmsim.accel_models.sanger_arithmetic import attention_output
 from xmsim.accel_models.sanger_array import ExecuteArrayConfig, dense_product_cycles, pass_drain_cycles, pass_period_cycles
 from xmsim.accel_models.sanger_pack import HeadPasses, PackConfig, PackShape, pack_by_column, pack_by_row
@@ -63,7 +63,8 @@ DRAM = 0
     SCORE_READ,
     MASK_WRITE,
     MASK_READ,
-) = range(15)
+    KEY_WRITE,
+) = range(16)
 ACTIONS = (
     ("prediction_array", "mac"),
     ("prediction_array", "exp"),
@@ -80,6 +81,7 @@ ACTIONS = (
     ("score_buffer", "read_bytes"),
     ("mask_buffer", "write_bytes"),
     ("mask_buffer", "read_bytes"),
+    ("key_buffer", "write_bytes"),
 )
 
 
@@ -167,6 +169,7 @@ class Sanger(Accelerator):
     """Prediction of the next window overlaps the passes of this one; the pipeline runs on across heads."""
 
     Config: ClassVar[type[MachineConfig]] = SangerConfig
+    unscheduled = ENGINE_SIDE | {"arithmetic"}
     config: SangerConfig
 
     def peak_macs_per_cycle(self) -> int:
@@ -180,6 +183,7 @@ class Sanger(Accelerator):
             rows=array.rows,
             columns=array.pes,
             product_cycles=lambda rows, columns, inner: dense_product_cycles(columns, inner, array),
+            product_macs=lambda rows, columns, inner: clocked_macs(columns, inner, array.pes, array.rows * array.pes),
             streams=array.pes,
         )
 
@@ -204,14 +208,16 @@ class Sanger(Accelerator):
         )
         window, record_bits = config.pack.window_rows, 8 * sub_row_record_bytes(array)
         scores = predict.rows * config.pack.window_rows * predict.exp_bits // 8  # of a tile against as many keys as a window has rows
-        key_bytes = Access("prediction_array", "mac", predict.bits / 8 / predict.rows, 0)
+        streamed_keys = Access("prediction_array", "mac", predict.bits / 8 / predict.rows, 0)
+        loaded_keys = Access("key_buffer", "write_bytes", 0, 1)
+        sums_kept = (Access("accumulator", "add", 4, 4), Access("divider", "divide", 4, 0))
         memories = (
             Memory.of_width("query_buffer", 2 * window * HEAD_DIM * WORD_BYTES, array.rows * word),
             Memory.of_width("kv_buffer", 2 * (1 + config.kv.outstanding_loads) * array.ports * HEAD_DIM * WORD_BYTES, array.ports * word),
-            Memory.of_width("key_buffer", predict.key_buffer_bytes, predict.columns * predict.bits, (key_bytes,)),
+            Memory.of_width("key_buffer", predict.key_buffer_bytes, predict.columns * predict.bits, (streamed_keys, loaded_keys)),
             Memory.of_width("score_buffer", scores, predict.rows * predict.exp_bits),
             Memory.of_width("mask_buffer", 2 * window * record_bits // 8, record_bits),
-            Memory.of_width("output_buffer", window * HEAD_DIM * 4, array.rows * 32, (Access("accumulator", "add", 4, 4),)),
+            Memory.of_width("output_buffer", window * HEAD_DIM * 4, array.rows * 32, sums_kept),
         )
         return ComponentCounts(parts, memories)
 
@@ -409,10 +415,12 @@ def _predict_tile(
         progress.low_bit_keys[0] = max(end_key, progress.low_bit_keys[0])
     low_bit_bytes = -(-max(0, end_key - first_key) * plan.head_dim * plan.low_bits // 8)
     add_request(tables, visit, DRAM, 0, low_bit_bytes, low_bit_key_address(plan.layout, head // plan.group, first_key))
-    tables.actions[visit, LOW_BIT_MAC] = predicted * plan.head_dim
-    tables.actions[visit, PREDICTED_EXP] = predicted
+    clocked = plan.tile_rows * (end_tile - first_tile) * plan.tile_keys  # idle units, too
+    tables.actions[visit, LOW_BIT_MAC] = clocked * plan.head_dim
+    tables.actions[visit, PREDICTED_EXP] = clocked
     tables.actions[visit, QUERY_READ] = (end_tile - first_tile) * rows * plan.head_dim * WORD_BYTES
     tables.actions[visit, SCORE_WRITE] = exp_bytes
+    tables.actions[visit, KEY_WRITE] = low_bit_bytes
     if plan.tile_drain_cycles:
         add_visit(tables, PREDICTOR_DRAIN, plan.tile_drain_cycles)
     visit = add_visit(tables, PACK, (end_tile - first_tile) * plan.tile_keys + repeated_columns)

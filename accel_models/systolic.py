@@ -36,6 +36,16 @@ def weight_stationary_cycles(rows: int, columns: int, inner: int, config: PeArra
     return folds * (config.rows + rows + config.rows + config.columns - 2)
 
 
+def output_stationary_macs(rows: int, columns: int, inner: int, config: PeArrayConfig) -> int:
+    """Multiply-accumulates of all units while factors stream in, idle units included: K of each in each of ⌈M/R⌉·⌈N/C⌉ folds."""
+    return -(-rows // config.rows) * -(-columns // config.columns) * config.rows * config.columns * inner
+
+
+def weight_stationary_macs(rows: int, columns: int, inner: int, config: PeArrayConfig) -> int:
+    """The same where the second factor stays: M of each in each of ⌈K/R⌉·⌈N/C⌉ folds."""
+    return -(-inner // config.rows) * -(-columns // config.columns) * config.rows * config.columns * rows
+
+
 def scalesim_cycles(rows: int, columns: int, inner: int, config: PeArrayConfig) -> int:
     """What SCALE-Sim (3.0.0, run mode CALC, dataflow os) prints as the compute cycles of a layer: one too few.
 

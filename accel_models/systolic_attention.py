@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from numba import njit
 
-from xmsim.accel_models.accelerator import Accelerator, MachineConfig
+from xmsim.accel_models.accelerator import ENGINE_SIDE, Accelerator, MachineConfig
 from xmsim.accel_models.dram_layout import DramLayout, dram_layout, key_address, output_address, query_address, value_address
 from xmsim.accel_models.errors import WorkloadError
 from xmsim.accel_models.functional import FunctionalResult, judge_output, operands_of
@@ -88,6 +88,8 @@ class _Plan(NamedTuple):
     first_new_key: Int64Array
     score_cycles: Int64Array
     value_cycles: Int64Array
+    score_macs: Int64Array
+    value_macs: Int64Array
     score_partial_sums: Int64Array  # added up outside of the array
     value_partial_sums: Int64Array
     layout: DramLayout
@@ -97,6 +99,7 @@ class SystolicAttention(Accelerator):
     """Base of the dense machines; a dataflow is a tile of queries and the cost of a product."""
 
     config: SystolicConfig
+    unscheduled = ENGINE_SIDE | {"arithmetic"}
     tile_key: ClassVar[str]  # key of the YAML that says how many queries make a tile
 
     def area(self) -> ComponentCounts:
@@ -132,6 +135,10 @@ class SystolicAttention(Accelerator):
     def product_cycles(self, rows: int, columns: int, inner: int) -> int:
         """Cycles in which [rows, inner] × [inner, columns] holds the array; rows are the queries of one tile."""
 
+    @abstractmethod
+    def product_macs(self, rows: int, columns: int, inner: int) -> int:
+        """Multiply-accumulates of all units while that product streams in: idle ones are clocked."""
+
     def peak_macs_per_cycle(self) -> int:
         return self.config.pe_array.rows * self.config.pe_array.columns
 
@@ -143,6 +150,7 @@ class SystolicAttention(Accelerator):
             rows=self.tile_queries,
             columns=array.columns,
             product_cycles=self.product_cycles,
+            product_macs=self.product_macs,
             streams=array.columns,
             partial_sum=PARTIAL_SUM if self.chain else None,
             chain=self.chain or 1,
@@ -208,6 +216,8 @@ class SystolicAttention(Accelerator):
             first_new_key=seen_before if resident else tiles.first_key,
             score_cycles=np.array([self.product_cycles(queries, keys, head_dim) for queries, keys in shapes]),
             value_cycles=np.array([self.product_cycles(queries, head_dim, keys) for queries, keys in shapes]),
+            score_macs=np.array([self.product_macs(queries, keys, head_dim) for queries, keys in shapes]),
+            value_macs=np.array([self.product_macs(queries, head_dim, keys) for queries, keys in shapes]),
             score_partial_sums=np.array([queries * keys * self._chains(head_dim) for queries, keys in shapes]),
             value_partial_sums=np.array([queries * head_dim * self._chains(keys) for queries, keys in shapes]),
             layout=dram_layout(workload, WORD_BYTES),
@@ -262,7 +272,7 @@ def _add_scores(tables: ScheduleTables, plan: _Plan, head: int, tile: int, queri
     tables.actions[visit, QUERY_WRITE] = query_bytes
     tables.actions[visit, KV_WRITE] = key_bytes
     visit = add_visit(tables, PE_ARRAY, plan.score_cycles[tile])
-    tables.actions[visit, MAC] = queries * keys * plan.head_dim
+    tables.actions[visit, MAC] = plan.score_macs[tile]
     tables.actions[visit, PARTIAL_SUM] = plan.score_partial_sums[tile]
     tables.actions[visit, QUERY_READ] = -(-keys // plan.array_columns) * query_bytes
     tables.actions[visit, KV_READ] = keys * plan.head_dim * WORD_BYTES
@@ -282,7 +292,7 @@ def _add_output(tables: ScheduleTables, plan: _Plan, head: int, tile: int, queri
     add_request(tables, visit, DRAM, 0, value_bytes, value_address(plan.layout, head // plan.group, plan.first_new_key[tile]))
     tables.actions[visit, KV_WRITE] = value_bytes
     visit = add_visit(tables, PE_ARRAY, plan.value_cycles[tile])
-    tables.actions[visit, MAC] = queries * keys * plan.head_dim
+    tables.actions[visit, MAC] = plan.value_macs[tile]
     tables.actions[visit, PARTIAL_SUM] = plan.value_partial_sums[tile]
     tables.actions[visit, SCORE_READ] = -(-plan.head_dim // plan.array_columns) * queries * keys * WORD_BYTES
     tables.actions[visit, KV_READ] = keys * plan.head_dim * WORD_BYTES

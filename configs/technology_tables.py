@@ -10,12 +10,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from xmsim.configs.costs import Bar
 from xmsim.configs.errors import ConfigError, nearest
 from xmsim.configs.schema import Config, PositiveFloat, PositiveInt, read_config
 
+YARDSTICK = ("integer_mac", 16)  # what areas of our own RTL are multiples of
+NodeNm = Annotated[float, Field(ge=1, le=1000)]
+Voltage = Annotated[float, Field(ge=0.1, le=10)]
 SramCell = Literal["itrs-hp", "itrs-lop", "itrs-lstp"]  # high performance, low operating power, low standby power
 
 
@@ -29,10 +32,10 @@ Limits = Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], AfterVali
 
 
 class TechnologyConfig(Config):
-    """What a machine is made in; `dram`, a kind of configs/technology/dram.yaml, prices DRAM that the machine has as a line."""
+    """What a machine is made in; `dram`, a kind of configs/dram, prices DRAM that the machine has as a line."""
 
-    node_nm: PositiveFloat
-    voltage_v: PositiveFloat
+    node_nm: NodeNm
+    voltage_v: Voltage
     sram_cell: SramCell
     dram: str
 
@@ -41,12 +44,13 @@ class LogicRow(Config):
     """A component of one width: energy of one operation, area and leakage of one instance."""
 
     bits: PositiveInt
-    node_nm: PositiveFloat
-    voltage_v: PositiveFloat
+    node_nm: NodeNm
+    voltage_v: Voltage
     energy_pj: Limits
     area_um2: Limits
     leakage_uw: Limits
     source: str
+    area_source: str | None = None  # where the area has one more than the others
 
 
 class LogicTable(Config):
@@ -69,33 +73,24 @@ class SramTable(Config):
     source: str
 
 
-class DramKind(Config):
-    """Energy of a bit that comes from or goes to DRAM, activations of streamed rows included."""
-
-    node_nm: PositiveFloat
-    voltage_v: PositiveFloat
-    energy_pj_per_bit: Limits
-    source: str
-
-
-class DramTable(Config):
-    """Kinds of DRAM."""
-
-    kinds: dict[str, DramKind]
-
-
-class Overhead(Config):
-    """A ratio to what the inventory adds up to."""
+class Ratio(Config):
+    """A factor without a unit."""
 
     ratio: Limits
     source: str
 
 
-class OverheadTable(Config):
-    """What no inventory lists."""
+class DramTable(Config):
+    """What prices DRAM that a machine has as a line, besides its kind in configs/dram."""
 
-    logic_area: Overhead
-    logic_energy: Overhead
+    activations_per_row: Ratio
+
+
+class OverheadTable(Config):
+    """What no inventory lists, as a ratio to what it adds up to."""
+
+    logic_area: Ratio
+    logic_energy: Ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,28 +127,45 @@ class TechnologyTables:
             raise ConfigError(f"logic.yaml: no component {component}; {nearest(component, list(self.logic.components))}")
         return self.logic.components[component]
 
-    def dram_kind(self, name: str) -> DramKind:
-        """A kind of DRAM.
-
-        Raises:
-            ConfigError: no such kind.
-        """
-        if name not in self.dram.kinds:
-            raise ConfigError(f"technology.dram: no kind {name}; {nearest(name, list(self.dram.kinds))}")
-        return self.dram.kinds[name]
-
 
 @cache
 def technology_tables() -> TechnologyTables:
     """The tables that come with xmsim."""
     folder = Path(str(files("xmsim.configs"))) / "technology"
+    logic = read_config(folder / "logic.yaml", LogicTable)
     return TechnologyTables(
-        logic=read_config(folder / "logic.yaml", LogicTable),
+        logic=with_rtl_areas(logic, read_rtl_areas(folder / "rtl_areas.csv")),
         sram=read_config(folder / "sram.yaml", SramTable),
         sram_grid=read_sram_grid(folder / "sram_grid.csv"),
         dram=read_config(folder / "dram.yaml", DramTable),
         overhead=read_config(folder / "overhead.yaml", OverheadTable),
     )
+
+
+def read_rtl_areas(path: Path) -> dict[tuple[str, int], float]:
+    """Areas that make_rtl_areas.py wrote, {(component, bits): multiples of the 16-bit multiply-accumulate unit's}."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {(row["component"], int(row["bits"])): float(row["of_mac_16_bit"]) for row in csv.DictReader(file)}
+
+
+def with_rtl_areas(table: LogicTable, areas: Mapping[tuple[str, int], float]) -> LogicTable:
+    """The table with a synthesised area as one more source of a row's: the limits hold both, and nominal is their geometric mean."""
+    component, bits = YARDSTICK
+    yardstick_um2 = next(row.area_um2[1] for row in table.components[component] if row.bits == bits)
+
+    def with_area(component: str, row: LogicRow) -> LogicRow:
+        if (component, row.bits) not in areas:
+            return row
+        ratio = areas[component, row.bits]
+        low, nominal, high = row.area_um2
+        rtl = ratio * yardstick_um2
+        limits = (min(low, rtl), (nominal * rtl) ** 0.5, max(high, rtl))
+        return row.model_copy(
+            update={"area_um2": limits, "area_source": f"{row.source}; own RTL, {ratio:.3g} of a 16-bit MAC (docs/rtl.md)"}
+        )
+
+    components = {component: [with_area(component, row) for row in rows] for component, rows in table.components.items()}
+    return table.model_copy(update={"components": components})
 
 
 def read_sram_grid(path: Path) -> dict[SramCell, dict[SramKey, SramPoint]]:

@@ -18,9 +18,10 @@ from xmsim.accel_models import load_accelerator
 from xmsim.accel_models.accelerator import Accelerator
 from xmsim.configs.costs import Bar, Costs, Factor, Term
 from xmsim.configs.files import write_text
-from xmsim.configs.technology_tables import technology_tables
-from xmsim.sim.costs import estimate_costs
-from xmsim.sim.inventory import ComponentCounts, Memory
+from xmsim.configs.technology_tables import TechnologyConfig, technology_tables
+from xmsim.sim.costs import Actions, NominalCosts, estimate_costs, nominal_costs
+from xmsim.sim.dram_energy import DramWork
+from xmsim.sim.inventory import ComponentCounts, Memory, Part
 from xmsim.sim.propagation import probability_less, quantity
 from xmsim.sim.result import SimResult
 from xmsim.traces.manifest import Bias
@@ -63,7 +64,7 @@ class Run:
 
 def main() -> None:
     runs = {name: run(name) for name in COMPARED}
-    area = [Anchor(name, PUBLISHED_MM2[name], published_scope(runs[name]).area.terms) for name in PUBLISHED_MM2]
+    area = area_anchors(runs)
     power = [
         Anchor(name, milliwatts, milliwatt_terms(runs[name], published_scope(runs[name]))) for name, milliwatts in PUBLISHED_MW.items()
     ]
@@ -71,6 +72,7 @@ def main() -> None:
     parts = (
         section("Area, mm²", leave_one_out(area)),
         section("Power on chip, mW", leave_one_out(power)),
+        section("DynaX with other assumptions", assumptions(runs)),
         section("Area over that of a 16-bit multiply-accumulate unit", relative_areas()),
         section("Area by unit, mm²", largest_parts(runs)),
         section("One layer", energies(runs)),
@@ -80,11 +82,15 @@ def main() -> None:
     write_text(PAGE, head + MARKER + "\n".join(parts))
 
 
+def area_anchors(runs: dict[str, Run]) -> list[Anchor]:
+    return [Anchor(name, published, published_scope(runs[name]).area.terms) for name, published in PUBLISHED_MM2.items()]
+
+
 def run(name: str) -> Run:
     machine = load_accelerator(name)
     layer = synthetic_layer(HEAD_DIM.get(name, 64))
     result = machine.simulate(workload_of(layer, 0, machine.config.method.load().keep(layer, 0)))
-    costs = machine.costs(result.actions, dram_bytes(result), result.latency_ms)
+    costs = machine.costs(result.actions, result.traffic, result.latency_ms)
     assert costs is not None  # every shipped machine has a technology
     return Run(machine, result, costs)
 
@@ -97,19 +103,25 @@ def synthetic_layer(head_dim: int) -> LayerTrace:
     return LayerTrace(0, q, k, v, (TOKENS,), operands.scale, Bias("none"), float(np.abs(q).max()), float(np.abs(k).max()), ids, ids)
 
 
-def dram_bytes(result: SimResult) -> int:
-    return sum(sum(channel.values()) for channel in result.traffic.values())
-
-
 def published_scope(run: Run) -> Costs:
     """Costs of what the published number covers: of SALO the array and one 16 Ki × 8-bit macro, of SALOv2 no memory."""
     memories = {"salo": (Memory.of_width("sram_macro", 16384, 8),), "salo_v2": ()}
-    whole, technology = run.machine.area(), run.machine.config.technology
-    assert technology is not None
+    whole = run.machine.area()
     inventory = ComponentCounts(whole.parts, memories.get(run.machine.name, whole.memories))
-    return estimate_costs(
-        inventory, technology, run.machine.config.clock_mhz, run.result.actions, dram_bytes(run.result), run.result.latency_ms
-    )
+    return estimate_costs(inventory, *situation(run))
+
+
+def nominal_of(run: Run, inventory: ComponentCounts) -> NominalCosts:
+    """Nominal costs of the same run on another inventory."""
+    return nominal_costs(inventory, *situation(run))
+
+
+def situation(run: Run) -> tuple[TechnologyConfig, float, Actions, DramWork, float]:
+    """What an estimate takes besides the inventory."""
+    result, config = run.result, run.machine.config
+    assert config.technology is not None  # every shipped machine has one
+    dram = config.dram.work(config.technology.dram, result.actions, result.traffic, result.latency_ms)
+    return config.technology, config.clock_mhz, result.actions, dram, result.latency_ms
 
 
 def milliwatt_terms(run: Run, costs: Costs) -> tuple[Term, ...]:
@@ -134,17 +146,68 @@ def leave_one_out(anchors: Sequence[Anchor]) -> Iterator[str]:
     yield row("machine", "published", *columns, "factor of the others", *(f"held out: {name}" for name in columns))
     yield "|---" * (3 + 2 * len(columns)) + "|"
     for held in anchors:
-        ratios = [one.published / one.predicted.nominal for one in anchors if one is not held]
-        fitted = Factor("fitted on the others", Bar(min(ratios), exp(fmean(map(log, ratios))), max(ratios)), "", "the other anchors")
-        scaled = quantity(replace(term, factors=(*term.factors, fitted)) for term in held.terms).total
-        factor = f"{fitted.value.nominal:.2f} ({span(fitted.value)})"
-        yield row(held.name, f"{held.published:.4g}", *verdict(held.predicted, held.published), factor, *verdict(scaled, held.published))
+        factor = factor_of_others(held, anchors).value
+        yield row(
+            held.name,
+            f"{held.published:.4g}",
+            *verdict(held.predicted, held.published),
+            f"{factor.nominal:.2f} ({span(factor)})",
+            *verdict(fitted(held, anchors), held.published),
+        )
+
+
+def factor_of_others(held: Anchor, anchors: Sequence[Anchor]) -> Factor:
+    """What the other anchors ask for: the geometric mean, and the least and the most of them."""
+    ratios = [one.published / one.predicted.nominal for one in anchors if one is not held]
+    return Factor("fitted on the others", Bar(min(ratios), exp(fmean(map(log, ratios))), max(ratios)), "", "the other anchors")
+
+
+def fitted(held: Anchor, anchors: Sequence[Anchor]) -> Bar:
+    """The prediction times the factor of the others."""
+    factor = factor_of_others(held, anchors)
+    return quantity(replace(term, factors=(*term.factors, factor)) for term in held.terms).total
 
 
 def verdict(predicted: Bar, published: float) -> tuple[str, str, str, str]:
     inside = "yes" if predicted.low <= published <= predicted.high else "no"
     residual = f"{100 * (predicted.nominal / published - 1):+.0f} %"
     return f"{predicted.nominal:.3g}", f"{predicted.low:.3g} to {predicted.high:.3g}", residual, inside
+
+
+def assumptions(runs: dict[str, Run]) -> Iterator[str]:
+    """DynaX without memories, with execution in words half as wide, and with both: area and power against the published ones."""
+    yield row("machine", "assumption", "area, mm²", "residual", "power, mW", "residual", "dense TOPS/W, on chip")
+    yield "|---" * 7 + "|"
+    for name in ("dynax_s", "dynax_l"):
+        one, whole = runs[name], runs[name].machine.area()
+        variants = {
+            "as shipped": whole,
+            "no memories": replace(whole, memories=()),
+            "8-bit execution": half_width_execution(whole),
+            "both": replace(half_width_execution(whole), memories=()),
+        }
+        for label, inventory in variants.items():
+            costs = nominal_of(one, inventory)
+            milliwatts = costs.on_chip_energy_pj / (one.result.latency_ms * 1e6)
+            residuals = [
+                f"{100 * (predicted / published - 1):+.0f} %"
+                for predicted, published in ((costs.area_mm2, PUBLISHED_MM2[name]), (milliwatts, dynax_milliwatts(one)))
+            ]
+            efficiency = dense_operations(one) / costs.on_chip_energy_pj
+            yield row(name, label, f"{costs.area_mm2:.3g}", residuals[0], f"{milliwatts:.3g}", residuals[1], f"{efficiency:.3g}")
+
+
+def half_width_execution(inventory: ComponentCounts) -> ComponentCounts:
+    """Parts of the execution array for words of half the bits."""
+
+    def narrowed(part: Part) -> Part:
+        if part.unit != "execute_array":
+            return part
+        if part.bits > 1:
+            return replace(part, bits=part.bits // 2)
+        return replace(part, instances=part.instances // 2, uses={action: uses / 2 for action, uses in part.uses.items()})
+
+    return replace(inventory, parts=tuple(map(narrowed, inventory.parts)))
 
 
 def largest_parts(runs: dict[str, Run]) -> Iterator[str]:
@@ -199,7 +262,9 @@ def relative_areas() -> Iterator[str]:
 
     flip_flop, unit = area("register", 1), area("integer_mac", 16)
     ours = {
+        "mac_4_bit": area("integer_mac", 4),
         "mac_8_bit": area("integer_mac", 8),
+        "comparator_16_bit": area("comparator", 16),
         "predictor_pe_1_2_4_bit": area("integer_mac", 4) + 25 * flip_flop + 4 * area("mux", 1),
         "predictor_pe_1_4_6_bit": area("integer_mac", 6) + 47 * flip_flop + 18 * area("mux", 1),
         "top_k_stage_16_bit_of_32": area("top_k_cell", 16),

@@ -1,185 +1,153 @@
-"""Area and energy from an inventory, action counts and the component tables, each with an error bar.
+"""Area and energy from an inventory, action counts and the component tables, with error bars or nominal alone.
 
     area    = instances × row × scaling × overhead, and the macros of the memories
-    energy  = actions × row × scaling × overhead, accesses × macro, and leakage × time; DRAM: bits × its kind
+    energy  = actions × row × scaling × overhead, accesses × macro, and leakage × time; DRAM: `dram_energy`
 
-Bars are made by Monte Carlo: every factor is drawn between its limits, most often near its nominal value, and factors of one name are
-one draw, in all terms and all machines, so that an error in a multiplier's row does not decide which machine is better. The stream
-depends on the name alone: equal records have equal bars.
+`propagation` makes the bars.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from math import exp, log
 
-import numpy as np
-
-from xmsim.configs.costs import Bar, Costs, Factor, Quantity, Term
+from xmsim.configs.costs import Bar, Costs, Factor, Term
 from xmsim.configs.errors import ConfigError
-from xmsim.configs.technology_tables import LogicRow, SramPoint, TechnologyConfig, TechnologyTables, bar, technology_tables
-from xmsim.sim.dram_preset import DramPreset
-from xmsim.sim.inventory import ComponentCounts, Memory, Part
+from xmsim.configs.technology_tables import LogicRow, SramCell, SramPoint, TechnologyConfig, bar, technology_tables
+from xmsim.sim.dram_energy import DramWork
+from xmsim.sim.inventory import ComponentCounts, Memory
+from xmsim.sim.propagation import bar_of, quantity, samples
 from xmsim.sim.technology_scaling import Operation, area_ratio, energy_ratio
 
-SAMPLES = 4000
-SEED = 0
 UNITY = Bar(1.0, 1.0, 1.0)
+PICOJOULES_PER_MILLIWATT = 1e6  # and millisecond
+LEAKAGE = "leakage"  # how parts of terms end that belong to time and not to an action
 Actions = Mapping[str, Mapping[str, float]]  # {unit: {action: count}}
 
 
-def estimate_costs(
-    inventory: ComponentCounts,
-    technology: TechnologyConfig,
-    clock_mhz: float,
-    actions: Actions,
-    dram_bytes: float,
-    time_ms: float,
-    dram_preset: DramPreset | None = None,
-) -> Costs:
-    """Area of the machine, and energy of these actions and bytes over this time.
+@dataclass(frozen=True, slots=True)
+class NominalCosts:
+    """What an estimate says with every factor at its nominal value."""
 
-    DRAM with banks costs its activations, bits and refreshes; a line (no preset) its bytes at the energy of `technology.dram`.
+    area_mm2: float
+    on_chip_energy_pj: float
+    dram_energy_pj: float
+
+
+def estimate_costs(
+    inventory: ComponentCounts, technology: TechnologyConfig, clock_mhz: float, actions: Actions, dram: DramWork, time_ms: float
+) -> Costs:
+    """Area of the machine, and energy of these actions and of its DRAM over this time.
 
     Raises:
-        ConfigError: a component, a DRAM kind or a node that the tables do not have, or a memory slower than the clock.
+        ConfigError: a component or a node that the tables do not have, or a memory slower than the clock.
     """
-    tables = technology_tables()
-    notes: list[str] = []
-    area, leakage_mw, energy = [], [], []
-    for part in inventory.parts:
-        row = _LogicValues(tables, part, technology, notes)
-        area.append(Term(part.unit, row.name, part.instances, (row.area, *row.area_ratios)))
-        leakage_mw.append(Term(part.unit, f"{row.name}, leakage", part.instances, (row.leakage, *row.area_ratios)))  # as current does
-        for action, uses in part.uses.items():
-            count = uses * actions.get(part.unit, {}).get(action, 0)
-            energy.append(Term(part.unit, f"{row.name}, {action}", count, (row.energy, *row.energy_ratios)))
-    for memory in inventory.memories:
-        values = _SramValues(tables, memory, technology, clock_mhz, notes)
-        macros = memory.macros * memory.groups
-        area.append(Term(memory.unit, values.name, macros, (values.factor("area", "area_mm2", "mm2"), *values.size)))
-        leakage_mw.append(
-            Term(memory.unit, f"{values.name}, leakage", macros, (values.factor("leakage", "leakage_mw", "mW"), *values.size))
-        )
-        port_bytes = memory.port_bits / 8
-        for access in memory.accesses:
-            count = actions.get(access.unit, {}).get(access.action, 0)
-            for label, own_bytes in (("read", access.read_bytes), ("write", access.write_bytes)):
-                if own_bytes:
-                    factor = values.factor("read_and_write", f"{label}_pj", "pJ")
-                    energy.append(Term(memory.unit, f"{values.name}, {label}", count * own_bytes / port_bytes, (factor,)))
-    pj_per_mw = time_ms * 1e6  # 1 mW for 1 ms is 1 µJ
-    energy += [Term(term.unit, term.part, term.count * pj_per_mw, term.factors) for term in leakage_mw]
-    dram = _dram_terms(dram_preset, actions.get("dram", {})) if dram_preset else _line_terms(tables, technology.dram, dram_bytes)
-    on_chip, of_dram = quantity(energy), quantity(dram)
-    both = samples(energy) + samples(dram)
-    milliwatts = 1 / pj_per_mw if time_ms else 0.0
+    terms = _cost_terms(inventory, technology, clock_mhz, actions, time_ms)
+    of_dram_terms = dram.terms()
+    on_chip, of_dram = quantity(terms.energy), quantity(of_dram_terms)
+    both = samples(terms.energy) + samples(of_dram_terms)
+    milliwatts = 1 / (time_ms * PICOJOULES_PER_MILLIWATT) if time_ms else 0.0
     power = on_chip.total
     return Costs(
-        area=quantity(area),
+        area=quantity(terms.area),
         on_chip_energy=on_chip,
         dram_energy=of_dram,
-        energy=_bar(both, on_chip.total.nominal + of_dram.total.nominal),
+        energy=bar_of(both, on_chip.total.nominal + of_dram.total.nominal),
         power=Bar(power.low * milliwatts, power.nominal * milliwatts, power.high * milliwatts),
         node_nm=technology.node_nm,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys(terms.notes)),
     )
 
 
-def _line_terms(tables: TechnologyTables, name: str, dram_bytes: float) -> list[Term]:
-    kind = tables.dram_kind(name)
-    return [Term("dram", "bits", 8 * dram_bytes, (Factor(f"{name}, a bit", bar(kind.energy_pj_per_bit), "pJ", kind.source),))]
+def nominal_costs(
+    inventory: ComponentCounts, technology: TechnologyConfig, clock_mhz: float, actions: Actions, dram: DramWork, time_ms: float
+) -> NominalCosts:
+    """The nominal values of `estimate_costs` without its bars, for sweeps; raises as it does."""
+    terms = _cost_terms(inventory, technology, clock_mhz, actions, time_ms)
+    return NominalCosts(*(sum(term.nominal for term in some) for some in (terms.area, terms.energy, dram.terms())))
 
 
-def _dram_terms(preset: DramPreset, counts: Mapping[str, float]) -> list[Term]:
-    prices = {"activate": "activate_pj", "read_bits": "read_pj_per_bit", "write_bits": "write_pj_per_bit", "refresh": "refresh_pj"}
-    terms = []
-    for action, name in prices.items():
-        value = bar(getattr(preset.energy, name))
-        source = preset.sources.get(f"energy.{name}", preset.sources.get("energy", ""))
-        terms.append(Term("dram", action, counts.get(action, 0), (Factor(f"{preset.standard}, {action}", value, "pJ", source),)))
-    return terms
+@dataclass(frozen=True, slots=True)
+class _CostTerms:
+    """Terms of the area in mm², and of the energy on chip in pJ."""
+
+    area: list[Term]
+    energy: list[Term]
+    notes: list[str]
 
 
-def quantity(terms: Iterable[Term]) -> Quantity:
-    """The sum of the terms with its bar, in all and by unit; nominal values add up exactly."""
-    kept = tuple(term for term in terms if term.count)
-    units = list(dict.fromkeys(term.unit for term in kept))
-    return Quantity(_total(kept), {unit: _total([term for term in kept if term.unit == unit]) for unit in units}, kept)
+def _cost_terms(inventory: ComponentCounts, technology: TechnologyConfig, clock_mhz: float, actions: Actions, time_ms: float) -> _CostTerms:
+    area: list[Term] = []
+    energy: list[Term] = []
+    notes: list[str] = []
+    leaking = time_ms * PICOJOULES_PER_MILLIWATT
+    for part in inventory.parts:
+        logic = _logic_factors(part.component, part.bits, technology)
+        notes += logic.notes
+        area.append(Term(part.unit, logic.name, part.instances, logic.area))
+        counts = actions.get(part.unit, {})
+        for action, uses in part.uses.items():
+            energy.append(Term(part.unit, f"{logic.name}, {action}", uses * counts.get(action, 0), logic.energy))
+        energy.append(Term(part.unit, f"{logic.name}, {LEAKAGE}", part.instances * leaking, logic.leakage))
+    for memory in inventory.memories:
+        sram = _sram_factors(memory.banks, memory.bank_bytes, memory.port_bits, technology)
+        _refuse_slow_memory(memory, sram, clock_mhz)
+        notes += [f"{memory.unit}: {note}" for note in sram.notes]
+        macros, port_bytes = memory.macros * memory.groups, memory.port_bits / 8
+        guess = () if memory.size_known else (_guessed_size(),)
+        area.append(Term(memory.unit, sram.name, macros, (sram.area, *guess)))
+        for access in memory.accesses:
+            count = actions.get(access.unit, {}).get(access.action, 0)
+            for label, own_bytes, factor in (("read", access.read_bytes, sram.read), ("write", access.write_bytes, sram.write)):
+                if own_bytes:
+                    energy.append(Term(memory.unit, f"{sram.name}, {label}", count * own_bytes / port_bytes, (factor,)))
+        energy.append(Term(memory.unit, f"{sram.name}, {LEAKAGE}", macros * leaking, (sram.leakage, *guess)))
+    return _CostTerms(area, energy, notes)
 
 
-def probability_less(one: Sequence[Term], other: Sequence[Term]) -> float:
-    """The probability that the first sum is less than the second, with what they share drawn once."""
-    return float(np.mean(samples(one) < samples(other)))
+@dataclass(frozen=True, slots=True)
+class _LogicFactors:
+    """Of one instance of a component in a technology: area in mm², an operation in pJ, leakage in mW, each as a product."""
+
+    name: str
+    area: tuple[Factor, ...]
+    energy: tuple[Factor, ...]
+    leakage: tuple[Factor, ...]  # moves with the area, as current does (assumed)
+    notes: tuple[str, ...]
 
 
-def samples(terms: Iterable[Term]) -> np.ndarray:
-    """Draws of the sum of the terms; float64 [SAMPLES]."""
-    total = np.zeros(SAMPLES)
-    for term in terms:
-        drawn = np.full(SAMPLES, float(term.count))
-        for factor in term.factors:
-            drawn *= _drawn(factor)
-        total += drawn
-    return total
-
-
-def _drawn(factor: Factor) -> np.ndarray:
-    """Between the limits; the logarithm is triangular on either side of nominal."""
-    value, place = factor.value, _places(factor.name)
-    limit = np.where(place < 0, value.low, value.high)
-    return value.nominal * (limit / value.nominal) ** np.abs(place)
-
-
-@cache
-def _places(name: str) -> np.ndarray:
-    """Places from −1 (low) to 1 (high), most of them near 0."""
-    stream = np.random.default_rng([SEED, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")])
-    return stream.triangular(-1, 0, 1, SAMPLES)
-
-
-def _total(terms: Sequence[Term]) -> Bar:
-    return _bar(samples(terms), sum(term.nominal for term in terms))
-
-
-def _bar(drawn: np.ndarray, nominal: float) -> Bar:
-    low, high = np.percentile(drawn, (5, 95))
-    return Bar(float(low), nominal, float(high))
-
-
-class _LogicValues:
-    """Energy, area and leakage of a part's component at its width, and what brings them to the machine's node."""
-
-    def __init__(self, tables: TechnologyTables, part: Part, technology: TechnologyConfig, notes: list[str]) -> None:
-        rows = tables.logic_rows(part.component)
-        row, width = _row_of_width(rows, part.bits)
-        self.name = f"{part.component} {part.bits}-bit"
-        self.energy = Factor(f"{self.name}, energy", bar(row.energy_pj), "pJ", row.source)
-        self.area = Factor(f"{self.name}, area", _times(bar(row.area_um2), 1e-6), "mm2", row.source)
-        self.leakage = Factor(f"{self.name}, leakage", _times(bar(row.leakage_uw), 1e-3), "mW", row.source)
-        widths: list[Factor] = []
-        if width != "row":
-            limits = tables.logic.between_rows if width == "between" else tables.logic.beyond_rows
-            widths = [Factor(f"{self.name}, width", bar(limits), "", f"width {width} rows")]
-            if width == "beyond":
-                notes.append(f"{self.name}: beyond the rows of the table, bar widened")
-        source, target = Operation(row.node_nm, row.voltage_v), Operation(technology.node_nm, technology.voltage_v)
-        both = "Stillmaker-Baas and classical scaling"
-        over = tables.overhead
-        move = f"{row.node_nm:g} to {technology.node_nm:g} nm"
-        area, energy = area_ratio(source.node_nm, target.node_nm), energy_ratio(source, target)
-        self.area_ratios = (
-            *widths,
-            *([Factor(f"logic area, {move}", area, "", both)] if area != UNITY else []),
-            Factor("logic area, overhead", bar(over.logic_area.ratio), "", over.logic_area.source),
-        )
-        self.energy_ratios = (
-            *widths,
-            *([Factor(f"logic energy, {move}, {target.voltage_v:g} V", energy, "", both)] if energy != UNITY else []),
-            Factor("logic energy, overhead", bar(over.logic_energy.ratio), "", over.logic_energy.source),
-        )
+@lru_cache(maxsize=4096)
+def _logic_factors(component: str, bits: int, technology: TechnologyConfig) -> _LogicFactors:
+    tables = technology_tables()
+    row, width = _row_of_width(tables.logic_rows(component), bits)
+    name = f"{component} {bits}-bit"
+    widths: tuple[Factor, ...] = ()
+    if width != "row":
+        limits = tables.logic.between_rows if width == "between" else tables.logic.beyond_rows
+        widths = (Factor(f"{name}, width", bar(limits), "", f"width {width} rows"),)
+    source, target = Operation(row.node_nm, row.voltage_v), Operation(technology.node_nm, technology.voltage_v)
+    move, both = f"{row.node_nm:g} to {technology.node_nm:g} nm", "Stillmaker-Baas and classical scaling"
+    over = tables.overhead
+    area_move, energy_move = area_ratio(source.node_nm, target.node_nm), energy_ratio(source, target)
+    areas = (
+        *widths,
+        *((Factor(f"logic area, {move}", area_move, "", both),) if area_move != UNITY else ()),
+        Factor("logic area, overhead", bar(over.logic_area.ratio), "", over.logic_area.source),
+    )
+    energies = (
+        *widths,
+        *((Factor(f"logic energy, {move}, {target.voltage_v:g} V", energy_move, "", both),) if energy_move != UNITY else ()),
+        Factor("logic energy, overhead", bar(over.logic_energy.ratio), "", over.logic_energy.source),
+    )
+    return _LogicFactors(
+        name=name,
+        area=(Factor(f"{name}, area", _times(bar(row.area_um2), 1e-6), "mm2", row.area_source or row.source), *areas),
+        energy=(Factor(f"{name}, energy", bar(row.energy_pj), "pJ", row.source), *energies),
+        leakage=(Factor(f"{name}, leakage", _times(bar(row.leakage_uw), 1e-3), "mW", row.source), *areas),
+        notes=(f"{name}: beyond the rows of the table, bar widened",) if width == "beyond" else (),
+    )
 
 
 def _row_of_width(rows: Sequence[LogicRow], bits: int) -> tuple[LogicRow, str]:
@@ -202,39 +170,69 @@ def _slope(low_bits: int, high_bits: int, low: float, high: float) -> float:
     return log(high / low) / log(high_bits / low_bits) if high_bits > low_bits else 1.0
 
 
-class _SramValues:
-    """Numbers of one macro: the grid's, interpolated; the grid has the node, so nothing is scaled."""
+@dataclass(frozen=True, slots=True)
+class _SramFactors:
+    """Of one macro, from the grid: area in mm², an access in pJ, leakage in mW; the grid has the node, so nothing is scaled."""
 
-    def __init__(self, tables: TechnologyTables, memory: Memory, technology: TechnologyConfig, clock_mhz: float, notes: list[str]) -> None:
-        grid = tables.sram_grid[technology.sram_cell]
-        wanted = (technology.node_nm, memory.bank_bytes, memory.port_bits, memory.banks)
-        self._process = f"{technology.sram_cell}, {technology.node_nm:g} nm"
-        self.name = f"SRAM {memory.banks} × {memory.bank_bytes} bytes, {memory.port_bits}-bit port, {self._process}"
-        self._point = sram_point(grid, wanted)
-        self._table = tables.sram
-        self._beyond = any(not least <= value <= most for value, least, most in zip(wanted, *_corners(grid), strict=True))
-        if self._beyond:
-            notes.append(f"{memory.unit}: {self.name}: beyond the CACTI grid, bar widened")
-        guessed = Factor("SRAM, unpublished sizes", bar(tables.sram.unpublished_size), "", "no size is published")
-        self.size = () if memory.size_known else (guessed,)
-        if self._point.access_ns * clock_mhz > 1e3:
-            raise ConfigError(
-                f"technology.sram_cell: {memory.unit}: {self.name} takes {self._point.access_ns:.2f} ns, a cycle at {clock_mhz:g} MHz "
-                f"{1e3 / clock_mhz:.2f} ns; choose a faster cell, a smaller buffer or a lower clock_mhz"
-            )
+    name: str
+    area: Factor
+    read: Factor
+    write: Factor
+    leakage: Factor
+    access_ns: float
+    notes: tuple[str, ...]
 
-    def factor(self, kind: str, name: str, unit: str) -> Factor:
-        """A number of the grid with the bar of its kind."""
-        value, limits = getattr(self._point, name), getattr(self._table, kind)
-        widen = self._table.beyond_grid if self._beyond else (1.0, 1.0, 1.0)
-        low, nominal, high = (value * limit * wider for limit, wider in zip(limits, widen, strict=True))
+
+@lru_cache(maxsize=4096)
+def _sram_factors(banks: int, bank_bytes: int, port_bits: int, technology: TechnologyConfig) -> _SramFactors:
+    table, cell = technology_tables().sram, technology.sram_cell
+    wanted = (technology.node_nm, bank_bytes, port_bits, banks)
+    point = sram_point(technology_tables().sram_grid[cell], _axes(cell), wanted)
+    beyond = any(not axis[0] <= value <= axis[-1] for value, axis in zip(wanted, _axes(cell), strict=True))
+    widen = table.beyond_grid if beyond else (1.0, 1.0, 1.0)
+    process = f"{cell}, {technology.node_nm:g} nm"
+    name = f"SRAM {banks} × {bank_bytes} bytes, {port_bits}-bit port, {process}"
+
+    def factor(kind: str, value: float, unit: str) -> Factor:
+        low, nominal, high = (value * limit * wider for limit, wider in zip(getattr(table, kind), widen, strict=True))
         # one draw for all macros of a node: CACTI errs alike on them
-        return Factor(f"SRAM {kind}, {self._process}", Bar(low, nominal, high), unit, self._table.source)
+        return Factor(f"SRAM {kind}, {process}", Bar(low, nominal, high), unit, table.source)
+
+    return _SramFactors(
+        name=name,
+        area=factor("area", point.area_mm2, "mm2"),
+        read=factor("read_and_write", point.read_pj, "pJ"),
+        write=factor("read_and_write", point.write_pj, "pJ"),
+        leakage=factor("leakage", point.leakage_mw, "mW"),
+        access_ns=point.access_ns,
+        notes=(f"{name}: beyond the CACTI grid, bar widened",) if beyond else (),
+    )
 
 
-def sram_point(grid: Mapping[tuple[int, int, int, int], SramPoint], wanted: Sequence[float]) -> SramPoint:
+def _guessed_size() -> Factor:
+    return Factor("SRAM, unpublished sizes", bar(technology_tables().sram.unpublished_size), "", "no size is published")
+
+
+def _refuse_slow_memory(memory: Memory, sram: _SramFactors, clock_mhz: float) -> None:
+    if sram.access_ns * clock_mhz > 1e3:
+        raise ConfigError(
+            f"technology.sram_cell: {memory.unit}: {sram.name} takes {sram.access_ns:.2f} ns, a cycle at {clock_mhz:g} MHz "
+            f"{1e3 / clock_mhz:.2f} ns; choose a faster cell, a smaller buffer or a lower clock_mhz"
+        )
+
+
+@cache
+def _axes(cell: SramCell) -> tuple[tuple[int, ...], ...]:
+    return grid_axes(technology_tables().sram_grid[cell])
+
+
+def grid_axes(grid: Iterable[tuple[int, int, int, int]]) -> tuple[tuple[int, ...], ...]:
+    """Values of each axis of a grid, ascending."""
+    return tuple(tuple(sorted(set(column))) for column in zip(*grid, strict=True))
+
+
+def sram_point(grid: Mapping[tuple[int, int, int, int], SramPoint], axes: Sequence[Sequence[int]], wanted: Sequence[float]) -> SramPoint:
     """An array of (node_nm, bank_bytes, port_bits, banks), interpolated in logarithms; beyond the grid its last cells go on."""
-    axes = [sorted({key[axis] for key in grid}) for axis in range(4)]
     corners: list[tuple[tuple[int, ...], float]] = [((), 1.0)]
     for axis, value in zip(axes, wanted, strict=True):
         at = min(max(1, sum(tick < value for tick in axis)), len(axis) - 1)
@@ -247,12 +245,6 @@ def sram_point(grid: Mapping[tuple[int, int, int, int], SramPoint], wanted: Sequ
         ]
     names = ("read_pj", "write_pj", "leakage_mw", "area_mm2", "access_ns")
     return SramPoint(*(exp(sum(weight * log(getattr(grid[key], name)) for key, weight in corners)) for name in names))  # type: ignore[index, misc]
-
-
-def _corners(grid: Iterable[tuple[int, int, int, int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Least and greatest value of each axis."""
-    columns = list(zip(*grid, strict=True))
-    return tuple(min(column) for column in columns), tuple(max(column) for column in columns)
 
 
 def _times(value: Bar, ratio: float) -> Bar:

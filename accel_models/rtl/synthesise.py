@@ -59,6 +59,8 @@ class UnitArea:
 UNITS = {
     unit.name: unit
     for unit in (
+        Unit("mac_4_bit", "multiply_accumulate", {"OPERAND_BITS": 4, "SUM_BITS": 16}),
+        Unit("mac_6_bit", "multiply_accumulate", {"OPERAND_BITS": 6, "SUM_BITS": 16}),
         Unit("mac_8_bit", "multiply_accumulate", {"OPERAND_BITS": 8, "SUM_BITS": 32}),
         Unit(YARDSTICK, "multiply_accumulate", {"OPERAND_BITS": 16, "SUM_BITS": 40}),
         # partial sums as wide as 32 products need, the PEs of a row of DynaX-S and of DynaX-L
@@ -80,6 +82,8 @@ UNITS = {
         Unit("psum_softmax_16_bit", "psum_softmax", {"BITS": 16, "POINT": 8}),
         Unit("word_select_32_of_16_bit", "word_select", {"WORDS": 32, "BITS": 16}),
         Unit("word_select_64_of_16_bit", "word_select", {"WORDS": 64, "BITS": 16}),
+        *(Unit(f"adder_{bits}_bit", "adder", {"BITS": bits}) for bits in (8, 16, 32)),
+        *(Unit(f"comparator_{bits}_bit", "comparator", {"BITS": bits}) for bits in (8, 16, 32)),
     )
 }
 

@@ -107,7 +107,7 @@ def test_a_decode_step_computes_one_row_of_a_tile():
     machine = load_accelerator("dense")
     result = machine.simulate(full(8, 1, 500, 64, kv_heads=2, causal=True))
     assert result.busy["pe_array"] == 8 * (output_stationary_cycles(1, 500, 64, machine.config.pe_array) + 2 * (500 + 62))
-    assert result.actions["pe_array"]["mac"] == 8 * 2 * 500 * 64
+    assert result.actions["pe_array"]["mac"] == 8 * 32 * 32 * (-(-500 // 32) * 64 + 2 * 500)  # all units, 31 of 32 rows of which are idle
 
 
 def test_a_context_that_overflows_the_score_buffer_is_refused_with_the_nearest_sizes_that_work():

@@ -20,6 +20,7 @@ from xmsim.accel_models.dram_layout import (
 )
 from xmsim.configs.errors import ConfigError
 from xmsim.configs.shipped import find_config
+from xmsim.configs.technology_tables import technology_tables
 from xmsim.sim.dram_preset import load_preset
 from xmsim.workloads.attention import AttentionWorkload
 
@@ -66,6 +67,16 @@ def test_more_channels_never_lower_the_roofline_bandwidth_and_are_faster_where_m
     workload = causal_workload(tokens=512)
     narrow, wide = (machine_with("salo_v2", kind="lpddr5_6400", channels=channels, latency_ns=20).simulate(workload) for channels in (1, 8))
     assert wide.roofline_cycles <= narrow.roofline_cycles and 2 * wide.cycles < narrow.cycles
+
+
+@pytest.mark.parametrize("kind", ["ddr4_3200", "lpddr5_6400", "hbm2_2000"])
+@pytest.mark.parametrize("name", ["dynax_s", "dynax_l", "sanger", "salo", "salo_v2", "dense"])
+def test_a_line_is_priced_with_about_as_many_activations_as_banks_count(name, kind):
+    keep = np.tril(np.random.default_rng(0).random((12, 512, 512)) < 0.15)
+    dram = machine_with(name, kind=kind, latency_ns=30).simulate(AttentionWorkload.from_keep(keep, head_dim=64)).actions["dram"]
+    row_bits = 8 * load_preset(kind).organisation.row_bytes
+    least, _, most = technology_tables().dram.activations_per_row.ratio
+    assert least <= dram["activate"] * row_bits / (dram["read_bits"] + dram["write_bits"]) <= most
 
 
 def test_a_line_counts_no_rows():

@@ -150,7 +150,8 @@ def test_a_decode_step_costs_a_tile_of_one_query_and_the_blocks_it_keeps(name, h
     busy = {"predictor": predict_cycles, "decision": 1024 // block, "scheduler": 1, "execute": 2 * (2 * head_dim + 2), "divider": 1}
     assert {stage: result.busy[stage] for stage in busy} == busy
     assert result.traffic["dram"] == {"read_bytes": query_bytes + low_bit_bytes + kv_bytes, "write_bytes": query_bytes}
-    assert result.actions["prediction_array"] == {"mac": 1024 * head_dim // config.prediction_array.group, "exp": 1024}
+    rows = config.prediction_array.rows  # all clocked, for one query
+    assert result.actions["prediction_array"] == {"mac": 1024 * rows * head_dim // config.prediction_array.group, "exp": 1024 * rows}
 
     sent = lambda size: math.ceil(size / channel.bytes_per_cycle)  # noqa: E731
     predicted = sent(query_bytes) + channel.latency_cycles + max(predict_cycles, sent(low_bit_bytes) + channel.latency_cycles)

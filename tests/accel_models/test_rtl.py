@@ -213,6 +213,18 @@ def combinational(simulate: Simulate, module: str, parameters: dict[str, int], x
 
 
 @needs_iverilog
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_an_adder_and_a_comparator_do_what_their_names_say(simulate: Simulate, bits: int) -> None:
+    left, right = np.random.default_rng(bits).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (2, 200))
+    left[:2], right[:2] = 2 ** (bits - 1) - 1, (2 ** (bits - 1) - 1, 1)  # equal words; a sum that wraps
+    drive = {"left": (bits, left), "right": (bits, right)}
+    sums = simulate("adder", {"BITS": bits}, drive, {"sum": field(bits, "dut.sum")})["sum"][:, 0]
+    assert sums.tolist() == [wrap(int(word), bits) for word in left + right]
+    larger = simulate("comparator", {"BITS": bits}, drive, {"larger": field(1, "dut.larger", signed=False)})["larger"][:, 0]
+    assert larger.tolist() == (left > right).astype(int).tolist()
+
+
+@needs_iverilog
 def test_the_psum_softmax_unit_equals_the_golden_vectors_and_random_shares(simulate: Simulate) -> None:
     with (GOLDEN / "dynax_rtl_psum_softmax.csv").open() as file:
         rows = [{name: int(value) for name, value in row.items()} for row in csv.DictReader(file)]
