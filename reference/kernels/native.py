@@ -157,7 +157,9 @@ def huge_empty(shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
         bytes_ = np.zeros(nbytes + _LINE_BYTES, np.uint8)
         first = -bytes_.ctypes.data % _LINE_BYTES
         return bytes_[first : first + nbytes].view(dtype).reshape(shape)
-    memory = mmap.mmap(-1, nbytes + _HUGE_PAGE_BYTES)
+    # private: shared anonymous memory has a switch of its own for huge pages, which most systems leave off
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
+    memory = mmap.mmap(-1, nbytes + _HUGE_PAGE_BYTES, **private)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a system without huge pages serves small ones
             memory.madvise(mmap.MADV_HUGEPAGE)

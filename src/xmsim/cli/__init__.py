@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from xmsim import __version__
-from xmsim.configs.errors import XmsimError
+from xmsim.configs.errors import XmsimError, printable
 
 
 def _print_version(wanted: bool) -> None:
@@ -28,9 +28,11 @@ def main() -> None:
 
 
 def _app() -> typer.Typer:
+    from xmsim.cli.calibrate import calibrate
     from xmsim.cli.compare import compare
     from xmsim.cli.convert import convert
     from xmsim.cli.demo import demo
+    from xmsim.cli.diff import diff
     from xmsim.cli.doctor import doctor
     from xmsim.cli.evaluate import evaluate
     from xmsim.cli.explain import explain
@@ -38,6 +40,7 @@ def _app() -> typer.Typer:
     from xmsim.cli.measure import measure
     from xmsim.cli.prune import prune
     from xmsim.cli.simulate import simulate
+    from xmsim.cli.sweep import sweep
     from xmsim.cli.trace import info
     from xmsim.cli.tune import tune
 
@@ -57,6 +60,7 @@ def _app() -> typer.Typer:
     trace.callback()(lambda: None)  # keeps `info` a word of its own
     app.add_typer(trace, name="trace")
     app.command(epilog="Example:  xmsim simulate dynax_s dense_causal --trace xm-tiny-trace --out results")(_answering(simulate))
+    app.command(epilog="Example:  xmsim sweep dynax --trace xm-tiny-trace --out sweep")(_answering(sweep))
     app.command(epilog="Example:  xmsim measure xm-tiny-trace --method xm --out results/cpu.json")(_answering(measure))
     app.command(epilog="Example:  xmsim evaluate xm-tiny --length 512 --windows 2 --method xm --method nm --out evaluation")(
         _answering(evaluate)
@@ -65,7 +69,9 @@ def _app() -> typer.Typer:
     app.command(epilog="Example:  xmsim prune xm-tiny --method wanda --sparsity 0.5 --samples 8 --out xm-tiny-pruned")(_answering(prune))
     app.command(epilog="Example:  xmsim explain results/dynax_s.json area_mm2")(_answering(explain))
     app.command(epilog="Example:  xmsim convert xm-tiny --format packed --out xm-tiny-packed")(_answering(convert))
+    app.command(epilog="Example:  xmsim calibrate --out host.json")(_answering(calibrate))
     app.command(epilog="Example:  xmsim compare results/*.json --out report")(_answering(compare))
+    app.command(epilog="Example:  xmsim diff results/dynax_s.json results/dense_causal.json --out difference")(_answering(diff))
     return app
 
 
@@ -93,5 +99,5 @@ def _answering(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _stop(sentence: str) -> NoReturn:
-    print(f"xmsim: {sentence}", file=sys.stderr)
+    print(f"xmsim: {printable(sentence)}", file=sys.stderr)
     sys.exit(2)

@@ -1,0 +1,151 @@
+"""A host's constants by name: from `xmsim calibrate`, or stated in a YAML file of configs/hosts with a source for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from xmsim.configs.errors import ConfigError, XmsimError
+from xmsim.configs.schema import Config, PositiveFloat, PositiveInt, check_config
+from xmsim.configs.shipped import find_config
+from xmsim.configs.yaml_file import YamlDocument, read_yaml
+from xmsim.workloads.measuring.calibration.record import CalibrationRecord, read_calibration
+
+FOLDER = "hosts"
+LINE_BYTES = 64
+MEMORY = "memory"
+SHARPEST, SOFTEST = 8.0, 1.0  # of the knee between two things done at once: what lies beyond cannot be told from them
+
+Key = tuple[str, tuple[tuple[str, Any], ...]]
+
+
+class MissingConstantError(XmsimError):
+    """The host's constants do not say what a step takes."""
+
+
+class StatedConstant(Config):
+    """One constant of a host that was not calibrated."""
+
+    name: str
+    of: dict[str, str | int] = pydantic.Field(default_factory=dict)
+    per: str
+    ns: PositiveFloat
+    source: str
+
+
+class StatedCpu(Config):
+    """A processor whose constants come from documents."""
+
+    kind: str = pydantic.Field(pattern="^cpu$")
+    cache_bytes: dict[str, PositiveInt]
+    sharpness: PositiveFloat  # how well memory hides behind products; see `overlapped_ns`
+    sharpness_source: str
+    constants: tuple[StatedConstant, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostConstants:
+    """Nanoseconds of each step, for one thread of those that do it at once."""
+
+    name: str
+    validated: bool  # measured on a host, not stated
+    cache_bytes: dict[str, int]
+    steps_ns: dict[Key, float]
+    stated_sharpness: float | None = None  # None: told from the steps
+
+    @classmethod
+    def of_calibration(cls, record: CalibrationRecord, name: str = "this host") -> HostConstants:
+        """Medians of a calibration."""
+        return cls(name, True, record.cache_bytes, {_key(one.name, one.of): one.median_ns for one in record.constants})
+
+    def ns(self, name: str, **of: Any) -> float:
+        """One step. With `threads` for which it is not known, that of the next smaller number is taken.
+
+        Raises:
+            MissingConstantError: the host has no such constant.
+        """
+        threads = of.get("threads", 0)
+        for fewer in range(threads, -1, -1):
+            found = self.steps_ns.get(_key(name, of | {"threads": fewer} if threads else of))
+            if found is not None:
+                return found
+        said = ", ".join(f"{key} {value}" for key, value in of.items())
+        raise MissingConstantError(
+            f"{self.name}: no constant {name} ({said}); calibrate again with this xmsim, or state it in the host's file"
+        )
+
+    def has(self, name: str) -> bool:
+        """Whether there is any constant of that name."""
+        return any(known == name for known, _ in self.steps_ns)
+
+    def sharpness(self, threads: int) -> float:
+        """How well reading from memory hides behind products: p of `overlapped_ns`, from rows that were read from memory and multiplied.
+
+        The middle one of what 1, 4 and 8 tokens a row say. A softer knee than a sum, or a sharper one than can be told, is cut off.
+        """
+        if self.stated_sharpness is not None:
+            return self.stated_sharpness
+        found = sorted(self._sharpness(threads, group) for group in (1, 4, 8))
+        return found[1]
+
+    def _sharpness(self, threads: int, group: int) -> float:
+        of = {"element": "bfloat16", "stored": "whole", "group": group, "words": "many", "threads": threads}
+        read, products = self.ns("read", **{"from": MEMORY, "threads": threads}), self.ns("row", **of, **{"from": "l1"})
+        together = self.ns("row", **of, **{"from": MEMORY})
+        longer, shorter = max(read, products), min(read, products)
+        soft, sharp = SOFTEST, SHARPEST
+        for _ in range(40):  # the knee's time falls with its sharpness
+            middle = (soft + sharp) / 2
+            if longer * (1 + (shorter / longer) ** middle) ** (1 / middle) > together:
+                soft = middle
+            else:
+                sharp = middle
+        return soft
+
+    def drifted(self, *, core: float = 1.0, memory_line_ns: dict[int, float] | None = None) -> HostConstants:
+        """The same host at another minute: steps of the core take `core` times as long, and lines from memory what was measured then.
+
+        memory_line_ns: {threads: nanoseconds of a line}; what else comes from memory drifts with it.
+        """
+        drifts = {count: now / self.ns("read", **{"from": MEMORY, "threads": count}) for count, now in (memory_line_ns or {}).items()}
+        fallback = sum(drifts.values()) / len(drifts) if drifts else 1.0
+
+        def now(key: Key, ns: float) -> float:
+            of = dict(key[1])
+            from_memory = of.get("from") == MEMORY
+            return ns * (drifts.get(of.get("threads", 0), fallback) if from_memory else core)
+
+        return replace(self, steps_ns={key: now(key, ns) for key, ns in self.steps_ns.items()})
+
+
+def load_host(name_or_path: str | Path) -> HostConstants:
+    """A calibration (.json), a YAML file, or the name of a shipped CPU.
+
+    Raises:
+        RecordError, ConfigError: the file is neither, or wrong.
+    """
+    if Path(name_or_path).suffix == ".json":
+        return HostConstants.of_calibration(read_calibration(Path(name_or_path)), Path(name_or_path).stem)
+    path = find_config(FOLDER, name_or_path, "host")
+    stated = check_config(host_document(path, "cpu"), StatedCpu)
+    steps = {_key(one.name, one.of): one.ns for one in stated.constants}
+    return HostConstants(path.stem, False, stated.cache_bytes, steps, stated.sharpness)
+
+
+def host_document(path: Path, kind: str) -> YamlDocument:
+    """The YAML file of a host of this kind, cpu or gpu.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
+    document = read_yaml(path)
+    if document.data.get("kind") != kind:
+        raise ConfigError(f"{path}: this host is {document.data.get('kind', 'of no kind')}, a {kind} is needed here; give another file")
+    return document
+
+
+def _key(name: str, of: dict[str, Any]) -> Key:
+    return name, tuple(sorted(of.items()))
