@@ -14,11 +14,15 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
 
+from xmsim.reports.difference.record import DIFFERENCE_VERSION, Difference
 from xmsim.sim.result import RESULT_VERSION, SimulationRecord
 from xmsim.traces.manifest import TRACE_VERSION, Manifest
-from xmsim.workloads.evaluation import EVALUATION_VERSION, EvaluationRecord
+from xmsim.workloads.attachment.greedy_record import GREEDY_VERSION, GreedyRecord
+from xmsim.workloads.evaluation import EVALUATION_VERSION, SPLITS_VERSION, EvaluationRecord, SplitsRecord
 from xmsim.workloads.measurement import MEASUREMENT_VERSION, MeasurementRecord
+from xmsim.workloads.measuring.calibration.record import CALIBRATION_VERSION, CalibrationRecord
 from xmsim.workloads.measuring.generation_record import GENERATION_VERSION, GenerationRecord
+from xmsim.workloads.measuring.host_check_record import CROSS_CHECK_VERSION, HOST_CHECK_VERSION, CrossCheckRecord, HostCheckRecord
 from xmsim.workloads.pruning.record import PRUNING_VERSION, PruningRecord
 from xmsim.workloads.tuning.record import TUNING_VERSION, TuningRecord
 
@@ -32,9 +36,15 @@ def schemas() -> dict[str, dict[str, Any]]:
         f"result.v{RESULT_VERSION}.json": record_schema("result", RESULT_VERSION, dataclass_schema(SimulationRecord)),
         f"measurement.v{MEASUREMENT_VERSION}.json": record_schema("measurement", MEASUREMENT_VERSION, dataclass_schema(MeasurementRecord)),
         f"evaluation.v{EVALUATION_VERSION}.json": record_schema("evaluation", EVALUATION_VERSION, dataclass_schema(EvaluationRecord)),
+        f"splits.v{SPLITS_VERSION}.json": record_schema("splits", SPLITS_VERSION, dataclass_schema(SplitsRecord)),
+        f"greedy.v{GREEDY_VERSION}.json": record_schema("greedy", GREEDY_VERSION, dataclass_schema(GreedyRecord)),
         f"generation.v{GENERATION_VERSION}.json": record_schema("generation", GENERATION_VERSION, dataclass_schema(GenerationRecord)),
+        f"calibration.v{CALIBRATION_VERSION}.json": record_schema("calibration", CALIBRATION_VERSION, dataclass_schema(CalibrationRecord)),
+        f"host_check.v{HOST_CHECK_VERSION}.json": record_schema("host_check", HOST_CHECK_VERSION, dataclass_schema(HostCheckRecord)),
+        f"cross_check.v{CROSS_CHECK_VERSION}.json": record_schema("cross_check", CROSS_CHECK_VERSION, dataclass_schema(CrossCheckRecord)),
         f"tuning.v{TUNING_VERSION}.json": record_schema("tuning", TUNING_VERSION, dataclass_schema(TuningRecord)),
         f"pruning.v{PRUNING_VERSION}.json": record_schema("pruning", PRUNING_VERSION, dataclass_schema(PruningRecord)),
+        f"difference.v{DIFFERENCE_VERSION}.json": record_schema("difference", DIFFERENCE_VERSION, dataclass_schema(Difference)),
         f"trace.v{TRACE_VERSION}.json": record_schema("trace", TRACE_VERSION, TypeAdapter(Manifest).json_schema()),
     }
 

@@ -8,9 +8,12 @@ import jsonschema
 import pytest
 
 from xmsim.sim.result import read_result
-from xmsim.workloads.evaluation import read_evaluation
+from xmsim.workloads.attachment.greedy_record import read_greedy
+from xmsim.workloads.evaluation import read_evaluation, read_splits_record
 from xmsim.workloads.measurement import read_measurement
+from xmsim.workloads.measuring.calibration.record import read_calibration
 from xmsim.workloads.measuring.generation_record import read_generation
+from xmsim.workloads.measuring.host_check_record import read_cross_check, read_host_check
 from xmsim.workloads.pruning.record import read_pruning
 from xmsim.workloads.tuning.record import read_tuning
 
@@ -35,9 +38,16 @@ GOLDEN = {
     "result.v3.json": "records/result.v3.json",
     "measurement.v1.json": "records/measurement.v1.json",
     "evaluation.v1.json": "records/evaluation.v1.json",
+    "evaluation.v2.json": "records/evaluation.v2.json",
+    "splits.v1.json": "records/splits.v1.json",
+    "greedy.v1.json": "records/greedy.v1.json",
     "generation.v1.json": "records/generation.v1.json",
     "tuning.v1.json": "records/tuning.v1.json",
     "pruning.v1.json": "records/pruning.v1.json",
+    "difference.v1.json": "records/difference.v1.json",
+    "calibration.v1.json": "records/calibration.v1.json",
+    "host_check.v1.json": "records/host_check.v1.json",
+    "cross_check.v1.json": "records/cross_check.v1.json",
     "trace.v1.json": "trace_v1/manifest.json",
     "trace.v2.json": "trace_v2/manifest.json",
 }
@@ -63,6 +73,14 @@ def test_golden_records_stay_readable(tmp_path):
     assert read_measurement(records / "measurement.v1.json").runs[0].timing.n >= 5
     assert read_generation(records / "generation.v1.json").generations[1].speedup["torch"].n == 2
     assert [run.label for run in read_evaluation(records / "evaluation.v1.json").runs] == ["dense", "xm_32", "xm, 6-bit 1:4"]
+    greedy = read_evaluation(records / "evaluation.v2.json").runs[2]
+    assert greedy.label == "xm_32, activations 0.02 greedy teal" and 0 < greedy.activations.total_sparsity < 0.05
+    assert read_greedy(records / "greedy.v1.json").sparsities(0.02).keys() >= {"model.layers.5.mlp.up_proj"}
+    store = read_splits_record(records / "splits.v1.json")
+    assert [(row.s1, row.s2) for row in store.splits] == [(0, 0), (0, 0.5)] and store.timings[0].TPOT_samples == 160
+    assert read_calibration(records / "calibration.v1.json").threads == (1, 2)
+    assert read_host_check(records / "host_check.v1.json").bounds["as calibrated"].mean == 0.1
+    assert read_cross_check(records / "cross_check.v1.json").runs[0].bound_by == "memory"
     (tmp_path / "tuning.json").write_bytes((records / "tuning.v1.json").read_bytes())
     assert read_tuning(tmp_path).steps == 100
     (tmp_path / "pruning.json").write_bytes((records / "pruning.v1.json").read_bytes())
