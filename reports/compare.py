@@ -8,6 +8,7 @@ from pathlib import Path
 
 from xmsim.configs.files import write_text, write_whole
 from xmsim.reports.bench import benches
+from xmsim.reports.difference.difference import difference_between
 from xmsim.reports.figures.cycle_account import cycle_account
 from xmsim.reports.figures.density_map import density_map
 from xmsim.reports.figures.figure import Figure
@@ -16,10 +17,14 @@ from xmsim.reports.figures.roofline import roofline
 from xmsim.reports.figures.simulated_against_measured import simulated_against_measured
 from xmsim.reports.figures.speedup_measured import speedup_measured
 from xmsim.reports.figures.speedup_simulated import speedup_simulated
+from xmsim.reports.figures.waterfall import waterfall
 from xmsim.reports.load import Comparison, load
 from xmsim.reports.long_table import long_table
+from xmsim.reports.markdown import markdown_report
 from xmsim.reports.page import page
 from xmsim.reports.summary import summary
+from xmsim.reports.totals import machine_totals
+from xmsim.reports.views import view_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class CompareOutcome:
 
 
 def compare(files: Sequence[Path], out: Path) -> CompareOutcome:
-    """Write report.html, report.csv and, for each figure, a PNG and a CSV into the folder `out`.
+    """Write report.html, report.md, report.csv and, for each figure, a PNG and a CSV into the folder `out`.
 
     Raises:
         XmsimError: a file cannot be used, files do not belong together, or `out` cannot be written.
@@ -40,9 +45,10 @@ def compare(files: Sequence[Path], out: Path) -> CompareOutcome:
     comparison = load(files)
     figures = draw(comparison)
     lines = summary(comparison)
-    report, table = out / "report.html", out / "report.csv"
+    report, plain, table = out / "report.html", out / "report.md", out / "report.csv"
     write_text(table, long_table(comparison))
-    written = [table]
+    write_text(plain, markdown_report(comparison, figures, lines))
+    written = [plain, table]
     for figure in figures:
         image, data = out / f"{figure.name}.png", out / f"{figure.name}.csv"
         write_whole(image, figure.save_png)
@@ -57,9 +63,20 @@ def draw(comparison: Comparison) -> tuple[Figure, ...]:
     figures: list[Figure | None] = [layer_latency(comparison)]
     if comparison.simulated:
         figures += [speedup_simulated(comparison), density_map(comparison), cycle_account(comparison), roofline(comparison)]
+        figures.append(_waterfall(comparison))
     attention = [bench for bench in benches(comparison) if bench.dense or bench.sparse]
     if attention:
         figures.append(speedup_measured(comparison))
     if attention and comparison.simulated:
         figures.append(simulated_against_measured(comparison))
     return tuple(figure for figure in figures if figure)
+
+
+def _waterfall(comparison: Comparison) -> Figure | None:
+    """From the baseline of the first group to the fastest of its other machines; None where there is no other, or heads were sampled."""
+    group = view_groups(comparison)[0]
+    others = [one for one in group.members if one is not group.baseline]
+    if not others or any(one.record.sampling for one in group.members):
+        return None
+    fastest = min(others, key=lambda one: machine_totals(one.record).time_ms)
+    return waterfall(difference_between(fastest, group.baseline, comparison))

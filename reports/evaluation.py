@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from pathlib import Path
 
+from xmsim.configs.errors import RecordError
 from xmsim.configs.files import write_text, write_whole
-from xmsim.reports.figures.perplexity_density import perplexity_density
+from xmsim.reports.figures.perplexity_density import DENSE, perplexity_density
 from xmsim.workloads.evaluation import EvaluatedRun, EvaluationRecord
 
+MOST_PERPLEXITY, MOST_NATS = 1e30, 100.0
 COLUMNS = (
     "model",
     "text",
@@ -29,6 +32,9 @@ COLUMNS = (
     "loss_increase_nats_per_token",
     "loss_increase_standard_error_nats_per_token",
     "bits_per_byte",
+    "static_sparsity",
+    "dynamic_sparsity",
+    "total_sparsity",
 )
 
 
@@ -36,8 +42,10 @@ def write_evaluation_report(record: EvaluationRecord, folder: Path) -> tuple[Pat
     """Write evaluation.csv, and the figure as SVG, PNG and CSV; each file whole or not at all.
 
     Raises:
+        RecordError: the record was edited into one that cannot be drawn.
         XmsimError: the folder cannot be written.
     """
+    _refuse_undrawable(record)
     figure = perplexity_density(record)
     table, drawing, image, data = (
         folder / name for name in ("evaluation.csv", f"{figure.name}.svg", f"{figure.name}.png", f"{figure.name}.csv")
@@ -47,6 +55,14 @@ def write_evaluation_report(record: EvaluationRecord, folder: Path) -> tuple[Pat
     write_whole(image, figure.save_png)
     write_text(data, figure.csv())
     return table, drawing, image, data
+
+
+def _refuse_undrawable(record: EvaluationRecord) -> None:
+    dense = Counter(run.length_tokens for run in record.runs if run.label == DENSE)
+    if not record.runs or any(dense[run.length_tokens] != 1 for run in record.runs) or "name" not in record.model:
+        raise RecordError("evaluation: not one dense run at each length, or no model's name; was the record edited? evaluate again")
+    if any(not 0 < run.perplexity < MOST_PERPLEXITY or not abs(run.loss_increase_error or 0) < MOST_NATS for run in record.runs):
+        raise RecordError("evaluation: a perplexity or its error is beyond what a text can have; was the record edited? evaluate again")
 
 
 def evaluation_csv(record: EvaluationRecord) -> str:
@@ -78,4 +94,5 @@ def _row(record: EvaluationRecord, run: EvaluatedRun) -> list[object]:
         run.loss_increase,
         run.loss_increase_error,
         run.bits_per_byte,
+        *(None if run.activations is None else getattr(run.activations, share) for share in COLUMNS[-3:]),
     ]

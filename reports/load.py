@@ -1,8 +1,12 @@
-"""From a list of files to one comparison: the same trace, the same layers and windows, the same shapes for everyone."""
+"""From a list of files to one comparison: the same trace, the same layers and windows, the same shapes for everyone.
+
+Evaluations come along for the perplexity of the methods that ran; they have no trace.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,11 +14,13 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xmsim.configs.costs import Costs
 from xmsim.configs.densities import Densities
 from xmsim.configs.errors import RecordError, XmsimError
 from xmsim.configs.record import read_record, record_kind
 from xmsim.reports.words import counted, listed
 from xmsim.sim.result import DECODE, PREFILL, RESULT_VERSION, LayerRun, SimResult, SimulationRecord, read_result
+from xmsim.workloads.evaluation import EVALUATION_VERSION, EvaluationRecord, method_label, read_evaluation
 from xmsim.workloads.measurement import MEASUREMENT_VERSION, MeasuredRun, MeasurementRecord, Timing, read_measurement
 
 NATIVE_VIEW = "native"
@@ -50,14 +56,12 @@ class Simulated:
     software: str  # the xmsim that wrote it
     record: SimulationRecord
     label: str  # the machine's name, with the file's where two files of a view share it
+    complete: bool = True  # no run of the file is left out, so that its energy is that of its runs
 
     @property
     def method(self) -> str:
         """The method's name, and how its scores were predicted: masks of exact and of low-bit scores differ."""
-        name, prediction = str(self.record.method.get("name", "unnamed")), self.record.method.get("prediction")
-        if not isinstance(prediction, dict):
-            return name
-        return f"{name}, {prediction.get('bits')}-bit 1:{prediction.get('group')}"
+        return method_label(self.record.method)
 
     @property
     def phase(self) -> str:
@@ -96,6 +100,15 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Evaluated:
+    """An evaluation file of the model that the trace is of."""
+
+    path: Path
+    software: str
+    record: EvaluationRecord
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Results and measurements of the same work; runs that not every file has are gone."""
 
@@ -103,7 +116,8 @@ class Comparison:
     work: dict[Place, Shape]
     simulated: tuple[Simulated, ...]
     measured: tuple[Measured, ...]
-    left_out: tuple[str, ...]  # sentences about runs that are gone
+    evaluated: tuple[Evaluated, ...]
+    left_out: tuple[str, ...]  # sentences about runs and files that are gone
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -120,34 +134,46 @@ class Comparison:
 
 
 def load(files: Sequence[Path]) -> Comparison:
-    """Read result and measurement files and make sure that they speak of the same work.
+    """Read result, measurement and evaluation files and make sure that the first two speak of the same work.
 
     Raises:
-        RecordError: a file that is neither, is damaged, or does not fit the others (both files are named).
+        RecordError: a file that is none of these, is damaged, or does not fit the others (both files are named).
         XmsimError: no file was given.
     """
     simulated: list[Simulated] = []
     measured: list[Measured] = []
-    for path in {path.resolve(): path for path in files}.values():
+    evaluated: list[Evaluated] = []
+    for path in {os.path.realpath(path): path for path in files}.values():  # resolve() fails on a link to itself
         kind = record_kind(path)
         if kind == "result":
             simulated.append(_read_simulated(path))
         elif kind == "measurement":
             measured.append(_read_measured(path))
+        elif kind == "evaluation":
+            evaluated.append(Evaluated(path, _software(path, kind, EVALUATION_VERSION), read_evaluation(path)))
         else:
-            raise RecordError(f"{path}: this is a {kind} file; compare reads what simulate and measure write")
+            raise RecordError(f"{path}: this is a {kind} file; compare reads what simulate, measure and evaluate write")
     if not simulated and not measured:
-        raise XmsimError("compare: no file was given; name the files that simulate and measure wrote")
+        raise XmsimError("compare: no file to compare was given; name those that simulate and measure wrote")
     sources: list[Simulated | Measured] = [*simulated, *measured]
     _refuse_different_traces(sources)
     _refuse_different_extents(sources)
     work = _shared_work(sources)
+    trace = sources[0].record.trace
+    foreign = [one for one in evaluated if one.record.model.get("name") != trace.get("model")]
     return Comparison(
-        trace=sources[0].record.trace,
+        trace=trace,
         work=work,
-        simulated=tuple(replace(one, record=_only(one, work)) for one in _labelled(simulated)),
+        simulated=tuple(
+            replace(one, record=_only(one, work), complete=len(_only(one, work).runs) == len(one.record.runs))
+            for one in _labelled(simulated)
+        ),
         measured=tuple(replace(one, record=_only(one, work)) for one in measured),
-        left_out=tuple(sentence for source in sources for sentence in _left_out(source, work)),
+        evaluated=tuple(one for one in evaluated if one not in foreign),
+        left_out=(
+            *(sentence for source in sources for sentence in _left_out(source, work)),
+            *(f"{one.path.name}: left out, it is of the model {one.record.model.get('name')}." for one in foreign),
+        ),
     )
 
 
@@ -171,6 +197,10 @@ def _read_simulated(path: Path) -> Simulated:
             )
         if not all(_are_shares(densities) for densities in (run.result.densities, *(head.densities for head in run.result.heads))):
             raise RecordError(f"{path}: layer {run.layer}: a density is not between 0 and 1; was the file edited? simulate again")
+    if record.costs and not _is_estimate(record.costs):
+        raise RecordError(
+            f"{path}: area and energy are not positive, or a bar is not around its value; was the file edited? simulate again"
+        )
     return Simulated(path, _software(path, "result", RESULT_VERSION), record, label=machine.name)
 
 
@@ -202,6 +232,15 @@ def _adds_up(result: SimResult) -> bool:
         result.busy[stage] + sum(result.stalls[stage].values()) + sum(result.idle[stage].values()) == servers * result.cycles > 0
         for stage, servers in result.servers.items()
     )
+
+
+def _is_estimate(costs: Costs) -> bool:
+    """Area and energy are positive, and every row has its nominal value between its limits."""
+    quantities = (costs.area, costs.on_chip_energy, costs.dram_energy)
+    bars = [factor.value for quantity in quantities for term in quantity.terms for factor in term.factors]
+    rows = all(0 <= bar.low <= bar.nominal <= bar.high and bar.nominal > 0 for bar in bars)
+    counts = all(term.count >= 0 for quantity in quantities for term in quantity.terms)
+    return rows and counts and all(sum(term.nominal for term in quantity.terms) > 0 for quantity in (costs.area, costs.on_chip_energy))
 
 
 def _are_shares(densities: Densities) -> bool:

@@ -6,17 +6,24 @@ import csv
 import io
 from collections.abc import Iterator
 
+from xmsim.configs.costs import Quantity
 from xmsim.reports.bench import benches
+from xmsim.reports.estimates import area_of, basis, energy_of
 from xmsim.reports.load import Comparison, Simulated
 from xmsim.sim.result import Densities, SimResult
 
-COLUMNS = ("source", "machine", "method", "view", "operation", "layer", "window", "keys", "head", "metric", "value", "unit")
+COLUMNS = (
+    *("source", "machine", "method", "view", "operation", "layer", "window", "keys", "head", "metric", "value", "unit"),
+    *("low", "high", "basis"),  # of estimates and published numbers: 5th and 95th percentile, and where the number comes from
+)
 
 Number = tuple[str, float, str]  # (metric, value, unit)
 
 
 def long_table(comparison: Comparison) -> str:
     """CSV text: simulated rows by machine, layer, window and head; measured rows by host, layer and window.
+
+    Area, energy and power are estimated rows of a whole machine and of each of its units; a published area is a row of its own.
 
     `head` is empty where a number belongs to the whole layer; every measured number does. `keys` tells decoded tokens apart. Where heads
     were sampled, the numbers are those of the heads that were simulated, but for the "estimated total" of the layer.
@@ -25,8 +32,9 @@ def long_table(comparison: Comparison) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for one in comparison.simulated:
-        writer.writerows(_simulated_rows(one))
-    writer.writerows(_measured_rows(comparison))
+        writer.writerows((*row, "", "", "") for row in _simulated_rows(one))
+        writer.writerows(_estimated_rows(one))
+    writer.writerows((*row, "", "", "") for row in _measured_rows(comparison))
     return text.getvalue()
 
 
@@ -57,6 +65,28 @@ def _simulated_rows(one: Simulated) -> Iterator[tuple[object, ...]]:
             ]
             for number in numbers:
                 yield *place, head.head, *number
+
+
+def _estimated_rows(one: Simulated) -> Iterator[tuple[object, ...]]:
+    """Of the whole machine on all layers and windows."""
+    place = (one.label, one.method, one.record.view, "attention", "", "", "", "")
+    if area := area_of(one):
+        yield from _quantity_rows(place, "area", area, "mm2", one)
+    if energy := energy_of(one):
+        yield "estimated", *place, "power", energy.power.nominal, "mW", energy.power.low, energy.power.high, basis(energy)
+        yield "estimated", *place, "energy", energy.energy.nominal, "pJ", energy.energy.low, energy.energy.high, basis(energy)
+        yield from _quantity_rows(place, "energy on chip", energy.on_chip_energy, "pJ", one)
+        yield from _quantity_rows(place, "energy of DRAM", energy.dram_energy, "pJ", one)
+    if published := one.record.machine.area_mm2:
+        yield "published", *place, "published area", published, "mm2", "", "", one.record.machine.area_source
+
+
+def _quantity_rows(place: tuple[object, ...], name: str, quantity: Quantity, unit: str, one: Simulated) -> Iterator[tuple[object, ...]]:
+    assert one.record.costs is not None
+    tables = basis(one.record.costs)
+    yield "estimated", *place, name, quantity.total.nominal, unit, quantity.total.low, quantity.total.high, tables
+    for part, value in quantity.by_unit.items():
+        yield "estimated", *place, f"{name}: {part}", value.nominal, unit, value.low, value.high, tables
 
 
 def _layer_numbers(result: SimResult, latency_ms: float) -> Iterator[Number]:

@@ -9,3 +9,18 @@ document.querySelectorAll("th button").forEach((button) => button.addEventListen
   head.setAttribute("aria-sort", direction === 1 ? "ascending" : "descending");
   body.append(...rows);
 }));
+
+// A link to a folded part opens it and what it lies in, and moves the keyboard there.
+function unfold() {
+  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  for (let part = target; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+  target.scrollIntoView();
+  target.querySelector("summary")?.focus({ preventScroll: true });
+}
+document.querySelectorAll('td a[href^="#"]').forEach((link) => link.addEventListener("click", () => setTimeout(unfold)));
+addEventListener("hashchange", unfold);
+unfold();
+
+// Paper has no clicks: everything is open in print.
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));

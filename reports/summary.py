@@ -5,21 +5,29 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from xmsim.reports.bench import DENSE, SPARSE, Bench, Series, TotalTime, benches
+from xmsim.reports.comparison_views import ENERGY, PAPERS, RAW, comparison_views, energy_ratios
+from xmsim.reports.estimates import PERCENTILES, area_of, bar_words, energy_of
 from xmsim.reports.load import Comparison, Simulated
+from xmsim.reports.prediction_cost import prediction_cost
+from xmsim.reports.quality import quality_of
+from xmsim.reports.rank_stability import rank_sentences
 from xmsim.reports.totals import machine_totals, sampled_time
-from xmsim.reports.views import view_groups
+from xmsim.reports.views import ViewGroup, view_groups
 from xmsim.reports.words import counted, factor, listed, milliseconds, percent, significant, spaced
 from xmsim.sim.result import DECODE
 
 
 def summary(comparison: Comparison) -> tuple[str, ...]:
-    """The work, every machine, every kernel, and the ratio between the two kinds."""
-    lines = [work_sentence(comparison)]
-    lines += [_machine_sentence(one) for one in comparison.simulated]
-    for bench in benches(comparison):
-        lines += [_kernel_sentence(bench, series) for series in bench.series if series.operation in (DENSE, SPARSE)]
-        lines += _ratio_sentences(comparison, bench)
-    return tuple(lines)
+    """The work; which machine is best, against what was measured, and how sure that is; then every machine and every kernel."""
+    groups, found = view_groups(comparison), benches(comparison)
+    return (
+        work_sentence(comparison),
+        *(sentence for group in groups for sentence in _best_sentences(group)),
+        *(sentence for bench in found for sentence in _ratio_sentences(comparison, bench)),
+        *(sentence for group in groups for sentence in rank_sentences(group)),
+        *(_machine_sentence(one, comparison) for one in comparison.simulated),
+        *(_kernel_sentence(bench, series) for bench in found for series in bench.series if series.operation in (DENSE, SPARSE)),
+    )
 
 
 def work_sentence(comparison: Comparison) -> str:
@@ -49,20 +57,52 @@ def work_sentence(comparison: Comparison) -> str:
     return f"On {', '.join(subject)}: {listed(found)}."
 
 
+def _best_sentences(group: ViewGroup) -> list[str]:
+    """Which machine is the best of a group in each view, and how far from the baseline; none where there is nothing to choose."""
+    if len(group.members) < 2:
+        return []
+    parts = []
+    for view in (*comparison_views(group), energy_ratios(group)):
+        if not view.speedups or view.name == PAPERS:  # whose ratios are those of equal peak MACs
+            continue
+        best, ratio = max(view.speedups.items(), key=lambda item: item[1].nominal)
+        what = "least energy" if view.name == ENERGY else "fastest as simulated" if view.name == RAW else f"at {view.name}"
+        less = " less than" if view.name == ENERGY else ""
+        parts.append(f"{what} {best}, {bar_words(ratio)}×{less} {view.baseline}")
+    return [f"{group.name}: {'; '.join(parts)}."]
+
+
 def _span(numbers: list[int]) -> str:
     low, high = min(numbers), max(numbers)
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _machine_sentence(one: Simulated) -> str:
+def _machine_sentence(one: Simulated, comparison: Comparison) -> str:
     totals = machine_totals(one.record)
     busiest = totals.busiest_unit
     per_token = f", {milliseconds(one.record.milliseconds(one.record.median_token_cycles))} a token (median)" if one.phase == DECODE else ""
     return (
         f"{one.label} ({one.record.view}, {one.method}): {sampled_time(one)}{per_token} simulated at "
-        f"{significant(one.record.machine.clock_mhz)} MHz, density {significant(totals.density)}, "
-        f"{spaced(busiest.name)} busy {percent(busiest.share)}, bound by {totals.bound_by}."
+        f"{significant(one.record.machine.clock_mhz)} MHz, density {significant(totals.density)}{_perplexity(one, comparison)}, "
+        f"{spaced(busiest.name)} busy {percent(busiest.share)}, bound by {totals.bound_by}{_costs(one)}."
     )
+
+
+def _perplexity(one: Simulated, comparison: Comparison) -> str:
+    quality = quality_of(one, comparison)
+    return f", perplexity {quality.words}" if quality else ""
+
+
+def _costs(one: Simulated) -> str:
+    """`; estimated 2.04 (1.72 to 2.61) mm² ...`, and what of it predicts; empty where nothing is estimated."""
+    area, energy, prediction = area_of(one), energy_of(one), prediction_cost(one)
+    parts = [f"{bar_words(area.total)} mm²"] if area else []
+    if energy:
+        parts += [f"{bar_words(energy.power)} mW", f"{bar_words(energy.energy, 1e-6)} µJ with DRAM"]
+    if not parts:
+        return ""
+    share = f", {percent(prediction.energy_share)} of the energy on chip for prediction" if prediction and prediction.energy_share else ""
+    return f"; estimated ({PERCENTILES}) {listed(parts)}{share}"
 
 
 def _kernel_sentence(bench: Bench, series: Series) -> str:
@@ -82,16 +122,21 @@ def _time(total: TotalTime) -> str:
 
 def _ratio_sentences(comparison: Comparison, bench: Bench) -> list[str]:
     """The fastest simulated machine of each view against the fastest measured attention, dense or sparse."""
-    times = [series.total.median_ms for series in (bench.dense,) if series]
-    times += [bench.with_mask(series).median_ms for series in (bench.sparse,) if series and bench.mask_of(series)]
+    times = [(series.total.median_ms, series.name) for series in (bench.dense,) if series]
+    times += [
+        (bench.with_mask(series).median_ms, f"{series.name} with its mask")
+        for series in (bench.sparse,)
+        if series and bench.mask_of(series)
+    ]
     if not times:
         return []
+    fastest_ms, name = min(times)
     lines = []
     for group in view_groups(comparison):
         one = min(group.members, key=lambda member: machine_totals(member.record).time_ms)
-        ratio = min(times) / machine_totals(one.record).time_ms
+        time_ms = machine_totals(one.record).time_ms
         lines.append(
-            f"{one.label} ({one.record.view}, simulated) is {factor(ratio)} as fast as the fastest attention {bench.title}: "
-            f"raw milliseconds of different technologies."
+            f"{one.label} ({one.record.view}, simulated: {milliseconds(time_ms)}) is {factor(fastest_ms / time_ms)} as fast as the fastest "
+            f"attention {bench.title} ({name}: {milliseconds(fastest_ms)}): raw milliseconds of different technologies."
         )
     return lines

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 
+from xmsim.configs.costs import Bar, Costs, Quantity
 from xmsim.reports.bench import Bench, Series, benches
-from xmsim.reports.html import Cell, Number, escaped, folded, preformatted, table
-from xmsim.reports.load import Comparison, Measured, Simulated
+from xmsim.reports.comparison_views import PAPERS, View, comparison_views, dense_gops, energy_ratios
+from xmsim.reports.estimates import area_of, bar_words, energy_of, missing_energy
+from xmsim.reports.layer_bounds import LayerBound, layer_bounds
+from xmsim.reports.load import Comparison, Simulated
+from xmsim.reports.prediction_cost import prediction_cost
+from xmsim.reports.quality import quality_of
+from xmsim.reports.rank_stability import Ranking
+from xmsim.reports.table import Cell, Number, Table
 from xmsim.reports.totals import MachineTotals, machine_totals, peak_gmacs
-from xmsim.reports.words import byte_count, percent, significant, spaced
+from xmsim.reports.views import ViewGroup
+from xmsim.reports.words import byte_count, factor, percent, significant, spaced
+
+NOT_KNOWN = "not known"
+SIGNS = {"mm2": "mm²"}  # as people write units that records spell in ASCII
 
 
-def machines_table(comparison: Comparison) -> str:
+def machines_table(comparison: Comparison) -> Table:
     """Totals of every simulated machine."""
     columns = (
         "machine",
@@ -21,20 +32,20 @@ def machines_table(comparison: Comparison) -> str:
         "time, ms",
         "clock, MHz",
         "density",
+        "perplexity (over dense)",
         "busiest unit",
         "busy",
         "DRAM bytes",
         "bound by",
         "cycles / roofline",
         "peak, GMAC/s",
-        "area, mm²",
     )
-    return table("simulated", columns, [_machine_row(one) for one in comparison.simulated])
+    rows = [_machine_row(one, comparison) for one in comparison.simulated]
+    return Table("simulated", "Simulated machines, all layers and windows", columns, rows)
 
 
-def _machine_row(one: Simulated) -> list[Cell]:
+def _machine_row(one: Simulated, comparison: Comparison) -> list[Cell]:
     machine, totals = one.record.machine, machine_totals(one.record)
-    area: Cell = Number(machine.area_mm2, significant(machine.area_mm2)) if machine.area_mm2 else "not known"
     return [
         one.label,
         one.record.view,
@@ -43,14 +54,19 @@ def _machine_row(one: Simulated) -> list[Cell]:
         Number(totals.time_ms, _time(totals)),
         Number(machine.clock_mhz, significant(machine.clock_mhz)),
         Number(totals.density, significant(totals.density)),
+        _perplexity(one, comparison),
         spaced(totals.busiest_unit.name),
         Number(totals.busiest_unit.share, percent(totals.busiest_unit.share)),
         Number(totals.dram_bytes, byte_count(totals.dram_bytes)),
         totals.bound_by,
         _ratio(totals.cycles, totals.roofline_cycles),
         Number(peak_gmacs(machine), significant(peak_gmacs(machine))),
-        area,
     ]
+
+
+def _perplexity(one: Simulated, comparison: Comparison) -> Cell:
+    quality = quality_of(one, comparison)
+    return Number(quality.run.perplexity, quality.words) if quality else "no evaluation given"
 
 
 def _time(totals: MachineTotals) -> str:
@@ -62,7 +78,213 @@ def _ratio(cycles: int, roofline_cycles: int) -> Cell:
     return Number(cycles / roofline_cycles, significant(cycles / roofline_cycles)) if roofline_cycles else "–"
 
 
-def kernels_table(comparison: Comparison) -> str:
+def costs_table(comparison: Comparison) -> Table:
+    """Area, power and energy of every machine with their bars; what was published stands apart."""
+    columns = (
+        "machine",
+        "view",
+        "area, mm²",
+        "power on chip, mW",
+        "energy on chip, µJ",
+        "energy of DRAM, µJ",
+        "energy, µJ",
+        "published area, mm²",
+        "estimated from",
+        "published where",
+    )
+    rows = [_costs_row(place, one) for place, one in enumerate(comparison.simulated)]
+    return Table("simulated", "Estimated area, power and energy, nominal (5 to 95 %)", columns, rows)
+
+
+def _costs_row(place: int, one: Simulated) -> list[Cell]:
+    machine, area, energy = one.record.machine, area_of(one), energy_of(one)
+    published: Cell = Number(machine.area_mm2, significant(machine.area_mm2)) if machine.area_mm2 else NOT_KNOWN
+    energies: list[Cell] = ["not estimated"] * 4
+    if energy:
+        energies = [
+            _barred(energy.power, 1.0, derivation_id(place, "on-chip")),
+            _barred(energy.on_chip_energy.total, 1e-6, derivation_id(place, "on-chip")),
+            _barred(energy.dram_energy.total, 1e-6, derivation_id(place, "dram")),
+            _barred(energy.energy, 1e-6, derivation_id(place, "on-chip")),
+        ]
+    costs = one.record.costs
+    return [
+        one.label,
+        one.record.view,
+        _barred(area.total, 1.0, derivation_id(place, "area")) if area else "not estimated",
+        *energies,
+        published,
+        f"tables at {costs.node_nm:g} nm" if costs and energy else missing_energy(one),
+        machine.area_source,
+    ]
+
+
+def _barred(value: Bar, scale: float, target: str = "") -> Number:
+    return Number(scale * value.nominal, bar_words(value, scale), target)
+
+
+def derivation_id(place: int, what: str) -> str:
+    """The id of the part of the page that derives an estimate of the machine at this place."""
+    return f"derivation-{place}-{what}"
+
+
+def unit_rows(quantity: Quantity, unit: str, scale: float, sign: str) -> Table:
+    """The terms of one unit: count, and each factor with its bar and its source; they multiply to the value."""
+    whole = quantity.total.nominal
+    rows: list[list[Cell]] = []
+    for term in sorted((term for term in quantity.terms if term.unit == unit), key=lambda term: -term.nominal):
+        factors = "; ".join(
+            f"{one.name} {bar_words(one.value)}{f' {SIGNS.get(one.unit, one.unit)}' if one.unit else ''} [{one.source}]"
+            for one in term.factors
+        )
+        rows.append(
+            [
+                term.part,
+                Number(scale * term.nominal, significant(scale * term.nominal)),
+                Number(term.nominal / whole if whole else 0.0, f"{100 * term.nominal / whole:.1f} %" if whole else "–"),
+                Number(term.count, significant(term.count)),
+                factors,
+            ]
+        )
+    columns = ("part", f"value, {sign}", "share of all", "count", "× rows of the tables: nominal (low to high) unit [source]")
+    return Table("simulated", f"{spaced(unit)}: terms", columns, rows)
+
+
+def derivations(costs: Costs) -> tuple[tuple[str, str, Quantity, float, str], ...]:
+    """What an estimate consists of: (id, name, quantity, scale, unit)."""
+    return (
+        ("area", "area", costs.area, 1.0, "mm²"),
+        ("on-chip", "energy on chip", costs.on_chip_energy, 1e-6, "µJ"),
+        ("dram", "energy of DRAM", costs.dram_energy, 1e-6, "µJ"),
+    )
+
+
+def view_tables(group: ViewGroup, comparison: Comparison) -> tuple[Table, ...]:
+    """One table a view of speed, and one of energy."""
+    return tuple(_view_table(view, group, comparison) for view in (*comparison_views(group), energy_ratios(group)))
+
+
+def _view_table(view: View, group: ViewGroup, comparison: Comparison) -> Table:
+    timed = bool(view.times_ms)
+    effective = timed and view.name == PAPERS
+    columns = ["machine", "method", "density", "perplexity (over dense)"]
+    columns += ["time in this view, ms"] if timed else []
+    columns += ["dense GOP/s"] if effective else []
+    columns += [f"speedup over {view.baseline}" if timed else f"times less energy than {view.baseline}"]
+    rows = []
+    for one in group.members:
+        density = machine_totals(one.record).density
+        row: list[Cell] = [one.label, one.method, Number(density, significant(density)), _perplexity(one, comparison)]
+        time, speedup = view.times_ms.get(one.label), view.speedups.get(one.label)
+        if timed:
+            row.append(_barred(time, 1.0) if time else NOT_KNOWN)
+        if effective and time:
+            gops = dense_gops(one, time.nominal)
+            row.append(Number(gops, significant(gops)))
+        row.append(Number(speedup.nominal, f"{bar_words(speedup)} ×") if speedup else view.missing.get(one.label, NOT_KNOWN))
+        rows.append(row)
+    return Table("simulated", f"{view.name}: {view.reference}", columns, rows)
+
+
+def ranking_table(ranking: Ranking) -> Table:
+    """The probability that the row is better than the column; a star where the order is not safe."""
+    unsafe = {frozenset(pair[:2]) for pair in ranking.unsafe()}
+    rows: list[list[Cell]] = []
+    for own, chances in zip(ranking.machines, ranking.probabilities, strict=True):
+        row: list[Cell] = [own]
+        for other, chance in zip(ranking.machines, chances, strict=True):
+            mark = "*" if frozenset((own, other)) in unsafe else ""
+            row.append(Number(chance, "–" if other == own else f"{mark}{chance:.2f}"))
+        rows.append(row)
+    columns = ("machine", *ranking.machines)
+    return Table("simulated", f"{ranking.criterion}: probability that the row beats the column (* not safe)", columns, rows)
+
+
+def prediction_table(comparison: Comparison) -> Table | None:
+    """What the machines that predict pay for it; None where none does."""
+    rows: list[list[Cell]] = []
+    for one in comparison.simulated:
+        cost = prediction_cost(one)
+        if cost is None:
+            continue
+        rows.append(
+            [
+                one.label,
+                one.record.view,
+                one.method,
+                ", ".join(spaced(stage) for stage in cost.stages),
+                Number(cost.cycles, f"{cost.cycles:,}"),
+                Number(cost.cycles_share, percent(cost.cycles_share)),
+                _barred(cost.energy_uj, 1.0) if cost.energy_uj else missing_energy(one),
+                Number(cost.energy_share, percent(cost.energy_share)) if cost.energy_share is not None else NOT_KNOWN,
+            ]
+        )
+    columns = (
+        "machine",
+        "view",
+        "method",
+        "stages that predict",
+        "cycles at work",
+        "of all cycles",
+        "energy on chip, µJ",
+        "of the energy on chip",
+    )
+    return Table("simulated", "Prediction and masks, inside the totals", columns, rows) if rows else None
+
+
+def layers_table(one: Simulated) -> Table:
+    """Layer by layer: time, density, the lower bound, and what is left to it."""
+    columns = (
+        "layer",
+        "cycles",
+        "time, ms",
+        "density",
+        "lower bound, cycles",
+        "left, at most",
+        "bound by",
+        "what the binding unit lost",
+    )
+    return Table("simulated", f"{one.label}, {one.record.view}: layers", columns, [_layer_row(one, bound) for bound in layer_bounds(one)])
+
+
+def _layer_row(one: Simulated, bound: LayerBound) -> list[Cell]:
+    time_ms = one.record.milliseconds(bound.cycles)
+    return [
+        Number(bound.layer, str(bound.layer)),
+        Number(bound.cycles, f"{bound.cycles:,}"),
+        Number(time_ms, significant(time_ms)),
+        Number(bound.density, significant(bound.density)),
+        Number(bound.roofline_cycles, f"{bound.roofline_cycles:,}"),
+        Number(bound.left, factor(bound.left)),
+        spaced(bound.resource),
+        bound.loss_words or "–",
+    ]
+
+
+def heads_table(one: Simulated, layer: int) -> Table:
+    """The heads of a layer, over its windows and tokens."""
+    heads: dict[int, list[tuple[int, float, int]]] = {}
+    for run in one.record.runs:
+        if run.layer == layer:
+            for head in run.result.heads:
+                moved = sum(sum(directions.values()) for directions in head.traffic.values())
+                heads.setdefault(head.head, []).append((head.cycles, head.densities.density, moved))
+    rows: list[list[Cell]] = []
+    for number, parts in sorted(heads.items()):
+        cycles, moved = sum(part[0] for part in parts), sum(part[2] for part in parts)
+        density = sum(part[1] for part in parts) / len(parts)
+        rows.append(
+            [
+                Number(number, str(number)),
+                Number(cycles, f"{cycles:,}"),
+                Number(density, significant(density)),
+                Number(moved, byte_count(moved)),
+            ]
+        )
+    return Table("simulated", f"{one.label}, layer {layer}: heads", ("head", "cycles", "density", "DRAM bytes"), rows)
+
+
+def kernels_table(comparison: Comparison) -> Table:
     """Every measured series, summed over layers and windows."""
     columns = (
         "host",
@@ -78,7 +300,8 @@ def kernels_table(comparison: Comparison) -> str:
         "largest error",
         "allowed error",
     )
-    return table("measured", columns, [_kernel_row(bench, series) for bench in benches(comparison) for series in bench.series])
+    rows = [_kernel_row(bench, series) for bench in benches(comparison) for series in bench.series]
+    return Table("measured", "Measured kernels, all layers and windows", columns, rows)
 
 
 def _kernel_row(bench: Bench, series: Series) -> list[Cell]:
@@ -109,54 +332,28 @@ def _errors(series: Series) -> tuple[Cell, Cell]:
     return Number(error, f"{error:.1e}"), Number(allowed, f"{allowed:.1e}")
 
 
-def metrics_table(comparison: Comparison) -> str:
-    """What the machines' own schedulers report, from the smallest to the largest layer; empty where none reports anything."""
+def metrics_table(comparison: Comparison) -> Table | None:
+    """What the machines' own schedulers report, from the smallest to the largest layer; None where none reports anything."""
     rows: list[list[Cell]] = []
     for one in comparison.simulated:
         for metric in dict.fromkeys(name for run in one.record.runs for name in run.result.metrics):
             values = [run.result.metrics[metric] for run in one.record.runs if metric in run.result.metrics]
-            rows.append(
-                [one.label, one.record.view, spaced(metric), *(Number(value, significant(value)) for value in (min(values), max(values)))]
-            )
-    return table("simulated", ("machine", "view", "quantity", "smallest", "largest"), rows) if rows else ""
+            rows.append([one.label, one.record.view, spaced(metric), *_span(values)])
+    columns = ("machine", "view", "quantity", "smallest", "largest")
+    return Table("simulated", "What the schedulers report", columns, rows) if rows else None
 
 
-def files_table(comparison: Comparison) -> str:
+def _span(values: Iterable[float]) -> list[Cell]:
+    ordered = sorted(values)
+    return [Number(value, significant(value)) for value in (ordered[0], ordered[-1])]
+
+
+def files_table(comparison: Comparison) -> Table:
     """What was read."""
     rows: list[list[Cell]] = [
         [one.path.name, "simulated", f"{one.label}, {one.record.view}, {one.record.engine} engine", one.software]
         for one in comparison.simulated
     ]
     rows += [[one.path.name, "measured", one.record.host.cpu, one.software] for one in comparison.measured]
-    return table("plain", ("file", "kind", "of", "written by xmsim"), rows)
-
-
-def provenance(comparison: Comparison) -> str:
-    """Trace, hosts, method parameters and machine configurations, each to unfold."""
-    parts = [folded("Trace", preformatted(_json(comparison.trace)))]
-    for measured in comparison.measured:
-        parts.append(folded(f"Host of {measured.path.name}: {measured.record.host.cpu}", _host(measured)))
-    for one in comparison.simulated:
-        title = f"{one.label}, {one.record.view}: method {one.method} and machine configuration"
-        parts.append(folded(title, preformatted(f"method {_json(one.record.method)}\nmachine {_json(one.record.machine.config)}")))
-    return "".join(parts)
-
-
-def _host(measured: Measured) -> str:
-    host = measured.record.host
-    facts = {
-        "CPU": f"{host.cpu}, {host.cores} cores",
-        "CPU features": ", ".join(host.cpu_features) or "none of those that matter",
-        "memory": byte_count(host.memory_bytes),
-        "GPU": host.gpu or "none",
-        "system": host.system,
-        "Python": host.python,
-        "packages": ", ".join(f"{name} {version}" for name, version in host.packages.items()),
-        "method": _json(measured.record.method),
-    }
-    lines = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(fact)}</dd>\n" for name, fact in facts.items())
-    return f"<dl>\n{lines}</dl>\n"
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    rows += [[one.path.name, "evaluated", f"{one.record.text.name} on {one.record.host.cpu}", one.software] for one in comparison.evaluated]
+    return Table("plain", "Files", ("file", "kind", "of", "written by xmsim"), rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xmsim.reports.load import NATIVE_VIEW, Comparison, Simulated
+from xmsim.reports.words import capitalised
 from xmsim.sim.result import DECODE
 
 
@@ -15,6 +16,11 @@ class ViewGroup:
     title: str
     members: tuple[Simulated, ...]
     baseline: Simulated
+
+    @property
+    def name(self) -> str:
+        """The title as the beginning of a sentence."""
+        return capitalised(self.title.replace(": each machine with its own method", "").replace(": every machine", ","))
 
 
 def view_groups(comparison: Comparison) -> tuple[ViewGroup, ...]:

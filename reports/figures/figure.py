@@ -34,6 +34,10 @@ class Figure:
     draw: Callable[[], Canvas]
     notes: tuple[str, ...] = ()
 
+    @property
+    def _initials(self) -> str:
+        return "".join(word[0] for word in self.name.split("_"))
+
     def csv(self) -> str:
         """The rows, one line each, after a line of column names."""
         text = io.StringIO()
@@ -48,23 +52,29 @@ class Figure:
             self.draw().savefig(path, format="png", dpi=PNG_DPI)
 
     def svg(self) -> str:
-        """An <svg> element to put into a page: no ids but its own, no references but to itself, the same text every time."""
+        """An <svg> element to put into a page: ids with its own initials, no references but to itself, the same text every time."""
         text = io.StringIO()
         with matplotlib.rc_context(house_style(self.name)):
             self.draw().savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-        return _for_a_page(text.getvalue(), prefix=f"{self.name}-", label=f"{self.title}. {self.claim}")
+        return _for_a_page(text.getvalue(), prefix=f"{self._initials}-", label=f"{self.title}. {self.claim}")
 
 
 def _for_a_page(svg: str, *, prefix: str, label: str) -> str:
-    """Strip what only a stand-alone file needs, and give every id a prefix: ids of all figures share one page."""
+    """Strip what only a stand-alone file needs and what no reader sees; ids get short names with a prefix: all figures share one page."""
     root = ElementTree.fromstring(re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL))  # comments repeat texts, legal in XML or not
     for parent in root.iter():
         for child in list(parent):
             if child.tag.endswith(("}metadata", "}style")):  # a <style> would rule the whole page
                 parent.remove(child)
+    pointed_at = re.findall(r"""(?:href="|url\()#([^")]*)""", svg)
+    names = {old: f"{prefix}{number}" for number, old in enumerate(dict.fromkeys(pointed_at))}
     for element in root.iter():
         element.tag = _local(element.tag)
-        element.attrib = {_local(key): _prefixed(_local(key), value, prefix) for key, value in element.attrib.items()}
+        element.attrib = {
+            _local(key): _short(_local(key), value, names) for key, value in element.attrib.items() if _is_seen(key, value, names)
+        }
+        element.text = element.text.strip() if element.text else None
+        element.tail = None
     root.attrib = {
         "viewBox": root.attrib["viewBox"],
         "role": "img",
@@ -78,9 +88,18 @@ def _local(name: str) -> str:
     return name.rpartition("}")[2]
 
 
-def _prefixed(key: str, value: str, prefix: str) -> str:
+def _is_seen(key: str, value: str, names: dict[str, str]) -> bool:
+    return key != "id" or value in names
+
+
+def _short(key: str, value: str, names: dict[str, str]) -> str:
+    """The value with the short names of ids, and places to a hundredth of a point."""
     if key == "id":
-        return prefix + value
+        return names[value]
     if key == "href":
-        return "#" + prefix + value.removeprefix("#")
-    return value.replace("url(#", f"url(#{prefix}")
+        return "#" + names[value.removeprefix("#")]
+    if "url(#" in value:
+        return re.sub(r"url\(#([^)]*)\)", lambda found: f"url(#{names[found[1]]})", value)
+    if key in ("d", "x", "y", "width", "height", "points") or (key == "transform" and "scale" not in value):
+        return re.sub(r"(\.\d\d)\d+", r"\1", re.sub(r"\s+", " ", value)).strip()
+    return value

@@ -1,154 +1,176 @@
-"""Simulated machines against a simulated baseline: as they are, at equal peak, at equal area."""
+"""Simulated machines against a simulated baseline, one panel a view: as they are, scaled to equal hardware, and by energy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from xmsim.configs.costs import Bar
+from xmsim.reports.comparison_views import ENERGY, EQUAL_AREA, EQUAL_PEAK, RAW, View, comparison_views, energy_ratios
+from xmsim.reports.estimates import PERCENTILES
 from xmsim.reports.figures.figure import Figure
-from xmsim.reports.figures.style import SIMULATED, SOFT_INK, canvas, colours, heading, horizontal_bars, write_value
-from xmsim.reports.load import Comparison, Simulated
-from xmsim.reports.totals import machine_totals, peak_gmacs, sample_notes
+from xmsim.reports.figures.style import INK, SIMULATED, SOFT_INK, canvas, colours, heading, horizontal_bars, write_value
+from xmsim.reports.load import Comparison
+from xmsim.reports.quality import quality_notes, quality_of
+from xmsim.reports.totals import sample_notes
 from xmsim.reports.views import ViewGroup, view_groups
-from xmsim.reports.words import capitalised, factor, listed, milliseconds, significant
+from xmsim.reports.words import capitalised, factor, listed, milliseconds
 
-RAW = "raw"
-EQUAL_PEAK = "equal peak MACs"
-EQUAL_AREA = "equal area"
+PANELS_ACROSS = 3
+LABEL_LETTERS = 40  # what fits below a panel
 
 
 @dataclass(frozen=True, slots=True)
 class SpeedupBar:
-    """One machine under one normalisation."""
+    """One machine in one view; low and high are the 5th and 95th percentile, and equal the value where nothing is estimated."""
 
     view: str
-    normalisation: str  # raw, equal peak MACs or equal area
+    normalisation: str  # the view of speed, or energy
     reference: str  # what every machine is scaled to
     machine: str
     method: str
-    time_ms: float | None  # simulated, after normalisation; None: the area is not known
-    speedup: float | None  # baseline's time_ms / time_ms
+    perplexity: float | None  # None: no evaluation of this method was given
+    perplexity_increase: float | None  # over dense, as a fraction
+    time_ms: float | None  # simulated, after normalisation; None: not known, or energy
+    time_low_ms: float | None
+    time_high_ms: float | None
+    speedup: float | None  # baseline's time_ms / time_ms; of energy: the baseline's / its own
+    speedup_low: float | None
+    speedup_high: float | None
     baseline: str
     remark: str
 
 
 def speedup_simulated(comparison: Comparison) -> Figure:
-    """Speedup bars of the simulated machines, one row of panels for each view."""
+    """Bars of the simulated machines, one block of panels for each group."""
     groups = view_groups(comparison)
-    rows = tuple(row for group in groups for row in speedup_bars(group))
+    rows = tuple(row for group in groups for row in speedup_bars(group, comparison))
+    pitfalls = dict.fromkeys(
+        f"{capitalised(view.name)}: {' '.join(view.pitfalls)}" for group in groups for view in _views(group) if view.pitfalls
+    )
     return Figure(
         name="speedup_simulated",
-        title="Simulated speedup",
-        claim=" ".join(_claim(group) for group in groups),
+        title="Simulated speedup and energy",
+        claim=" ".join(_claim(group, [row for row in rows if row.view == group.title]) for group in groups),
         rows=rows,
         draw=partial(_draw, rows, colours((one.label for one in comparison.simulated), SIMULATED)),
         notes=(
-            "Raw: cycles / clock. Normalised: the same time × (the machine's peak or area / the reference's), as if time fell in "
-            "proportion to hardware, DRAM bandwidth included.",
-            "Peak MACs are full-precision multiply-accumulates; arrays that only predict scores are not counted.",
+            "Raw: cycles / clock. Every other view of speed is that time × (what the machine has / what the reference has), as if time "
+            "fell in proportion to hardware, DRAM bandwidth included. "
+            f"Whiskers: {PERCENTILES} of the ratio, by the error bars of the tables.",
+            *pitfalls,
+            *quality_notes(comparison),
             *sample_notes(comparison.simulated),
             *dict.fromkeys(f"{row.machine}: {row.remark}." for row in rows if row.remark),
         ),
     )
 
 
-def speedup_bars(group: ViewGroup) -> list[SpeedupBar]:
-    """The bars of one group: raw, at equal peak MACs, and at equal area where the area is known."""
-    base = group.baseline
-    base_peak = peak_gmacs(base.record.machine)
-    with_area = [one for one in (base, *group.members) if one.record.machine.area_mm2]
-    base_area = with_area[0].record.machine.area_mm2 if with_area else None
-    raw = {one.label: machine_totals(one.record).time_ms for one in group.members}
-    at_equal_peak = {one.label: scaled(raw[one.label], peak_gmacs(one.record.machine), base_peak) for one in group.members}
-    at_equal_area = {one.label: scaled(raw[one.label], one.record.machine.area_mm2, base_area) for one in group.members}
-    area_text = f"{significant(base_area)} mm², that of {with_area[0].label}" if base_area else "no machine's area is known"
-    return [
-        *_bars(group, RAW, "milliseconds as simulated", raw, base),
-        *_bars(group, EQUAL_PEAK, f"{significant(base_peak)} GMAC/s, that of {base.label}", at_equal_peak, base),
-        *_bars(group, EQUAL_AREA, area_text, at_equal_area, with_area[0] if with_area else base),
-    ]
-
-
-def scaled(time_ms: float, amount: float | None, reference: float | None) -> float | None:
-    """The time of a machine that has `amount` of something, had it `reference` of it and time fell in proportion.
-
-    None where either is not known.
-    """
-    return time_ms * amount / reference if amount and reference else None
-
-
-def _bars(group: ViewGroup, normalisation: str, reference: str, times: Mapping[str, float | None], base: Simulated) -> list[SpeedupBar]:
-    base_time = times[base.label]
+def speedup_bars(group: ViewGroup, comparison: Comparison) -> list[SpeedupBar]:
+    """The bars of one group: every view of speed, and energy."""
     bars = []
-    for one in group.members:
-        time = times[one.label]
-        bars.append(
-            SpeedupBar(
-                view=group.title,
-                normalisation=normalisation,
-                reference=reference,
-                machine=one.label,
-                method=one.method,
-                time_ms=time,
-                speedup=base_time / time if base_time and time else None,
-                baseline=base.label,
-                remark="" if time else f"area not known: {one.record.machine.area_source}",
+    for view in _views(group):
+        for one in group.members:
+            quality = quality_of(one, comparison)
+            why = view.missing.get(one.label)
+            bars.append(
+                SpeedupBar(
+                    group.title,
+                    view.name,
+                    view.reference,
+                    one.label,
+                    one.method,
+                    quality.run.perplexity if quality else None,
+                    quality.run.perplexity_increase if quality else None,
+                    *_numbers(view.times_ms.get(one.label)),
+                    *_numbers(view.speedups.get(one.label)),
+                    baseline=view.baseline,
+                    remark=f"{view.name} not known: {why}" if why else "",
+                )
             )
-        )
     return bars
 
 
-def _claim(group: ViewGroup) -> str:
-    bars = speedup_bars(group)
+def _views(group: ViewGroup) -> tuple[View, ...]:
+    return (*comparison_views(group), energy_ratios(group))
+
+
+def _numbers(bar: Bar | None) -> tuple[float | None, float | None, float | None]:
+    return (bar.nominal, bar.low, bar.high) if bar else (None, None, None)
+
+
+def _claim(group: ViewGroup, bars: list[SpeedupBar]) -> str:
     others = [bar for bar in bars if bar.normalisation == RAW and bar.machine != bar.baseline]
     view = capitalised(group.title.partition(":")[0])
     if not others:
         return f"{view}: {group.baseline.label} is the only machine, so there is no speedup to state."
-    at_equal_peak = {bar.machine: bar.speedup for bar in bars if bar.normalisation == EQUAL_PEAK}
-    parts = [f"{bar.machine} {_times(bar.speedup)} ({_times(at_equal_peak[bar.machine])} at equal peak MACs)" for bar in others]
-    lost = [bar.machine for bar in others if (bar.speedup or 0) > 1 >= (at_equal_peak[bar.machine] or 0)]
+    at_equal_peak, at_equal_area = ({bar.machine: bar for bar in bars if bar.normalisation == name} for name in (EQUAL_PEAK, EQUAL_AREA))
+    parts = []
+    for bar in others:
+        scaled = [f"{_times(at_equal_peak[bar.machine])} at equal peak MACs"]
+        if at_equal_area[bar.machine].speedup:
+            scaled.append(f"{_times(at_equal_area[bar.machine])} at equal area")
+        parts.append(f"{bar.machine} {_times(bar)} ({', '.join(scaled)})")
+    lost = [bar.machine for bar in others if (bar.speedup or 0) > 1 >= (at_equal_peak[bar.machine].speedup or 0)]
     verdict = f" At equal peak MACs the advantage of {listed(lost)} is gone." if lost else ""
     return f"{view}, speed relative to {group.baseline.label}: {listed(parts)}.{verdict}"
 
 
-def _times(speedup: float | None) -> str:
-    return factor(speedup) if speedup else "unknown"
+def _times(bar: SpeedupBar) -> str:
+    return factor(bar.speedup) if bar.speedup else "unknown"
 
 
 def _draw(rows: tuple[SpeedupBar, ...], colour: dict[str, str]) -> Canvas:
-    views = list(dict.fromkeys(row.view for row in rows))
-    counts = [len({row.machine for row in rows if row.view == view}) for view in views]
-    heights = [1.3 + 0.34 * count for count in counts]
+    groups = list(dict.fromkeys(row.view for row in rows))
+    views = list(dict.fromkeys(row.normalisation for row in rows))
+    lines = -(-len(views) // PANELS_ACROSS)
+    each = 0.5 if any(row.perplexity for row in rows) else 0.36
+    heights = [lines * (1.15 + each * len({row.machine for row in rows if row.view == group})) + 0.3 for group in groups]
     figure = canvas(sum(heights))
-    parts = figure.subfigures(len(views), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for view, part in zip(views, parts, strict=True):
-        heading(part, f"Simulated · {view}", SIMULATED[0])
-        panels = part.subplots(1, 3, sharey=True)
-        for axes, normalisation in zip(panels, (RAW, EQUAL_PEAK, EQUAL_AREA), strict=True):
-            _draw_panel(axes, [row for row in rows if row.view == view and row.normalisation == normalisation], colour)
-        panels[0].invert_yaxis()
+    parts = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for group, part in zip(groups, parts, strict=True):
+        heading(part, f"Simulated · {group}", SIMULATED[0])
+        panels = part.subplots(lines, PANELS_ACROSS, sharey=True, squeeze=False)
+        for axes, view in zip(panels.flat, views, strict=False):
+            _draw_panel(axes, [row for row in rows if row.view == group and row.normalisation == view], colour)
+        panels[0, 0].invert_yaxis()
     return figure
 
 
 def _draw_panel(axes: Axes, rows: list[SpeedupBar], colour: dict[str, str]) -> None:
-    known = [row.speedup for row in rows if row.speedup]
-    reach = max(known, default=1.0)
+    known = [row for row in rows if row.speedup]
+    reach = max((row.speedup_high or 0.0 for row in known), default=1.0)
     for place, row in enumerate(rows):
-        if row.speedup is None or row.time_ms is None:
+        if row.speedup is None or row.speedup_low is None or row.speedup_high is None:
             apart = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # from the line of the reference
-            axes.text(0, place, " area not known", va="center", style="italic", color=SOFT_INK, fontsize=8, bbox=apart, zorder=5)
+            axes.text(0, place, " not estimated", va="center", style="italic", color=SOFT_INK, fontsize=8, bbox=apart, zorder=5)
             continue
         axes.barh(place, row.speedup, height=0.66, color=colour[row.machine])
-        write_value(axes, f"{factor(row.speedup)} · {milliseconds(row.time_ms)}", row.speedup, place)
-    axes.set_yticks(range(len(rows)), [f"{row.machine}\n{row.method}" for row in rows])
+        if row.speedup_high > row.speedup_low:
+            reached = [[max(0.0, row.speedup - row.speedup_low)], [max(0.0, row.speedup_high - row.speedup)]]
+            for colour_of_line, width in (("white", 3.0), (INK, 1.1)):  # edged in white, to be seen on dark bars
+                axes.errorbar(row.speedup, place, xerr=reached, fmt="none", ecolor=colour_of_line, elinewidth=width, capsize=2.5)
+        time = f" · {milliseconds(row.time_ms)}" if row.time_ms is not None and row.normalisation == RAW else ""
+        write_value(axes, f"{factor(row.speedup)}{time}", max(row.speedup, row.speedup_high), place)
+    axes.set_yticks(range(len(rows)), [_label(row) for row in rows])
     axes.axvline(1, color=SOFT_INK, linewidth=0.8, linestyle=(0, (2, 2)))
-    axes.set_xlim(0, 1.75 * reach)
+    axes.set_xlim(0, 1.6 * reach)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     horizontal_bars(axes)
-    axes.set_title({RAW: "raw", EQUAL_PEAK: "normalised to equal peak MACs", EQUAL_AREA: "equal area, where known"}[rows[0].normalisation])
-    axes.set_xlabel(f"simulated speedup over {rows[0].baseline} (×)\n{rows[0].reference}" if known else rows[0].reference)
+    name, base = rows[0].normalisation, rows[0].baseline
+    axes.set_title("energy of chip and DRAM, smaller" if name == ENERGY else name)
+    what = f"times less simulated energy than {base}" if name == ENERGY else f"simulated speedup over {base}"
+    lines = [what, rows[0].reference] if known else [f"simulated, {rows[0].reference}"]
+    axes.set_xlabel("\n".join(fill(line, LABEL_LETTERS) for line in lines))
+
+
+def _label(row: SpeedupBar) -> str:
+    lines = [row.machine, row.method]
+    if row.perplexity is not None and row.perplexity_increase is not None:
+        lines.append(f"perplexity {100 * row.perplexity_increase:+.1f} %" if row.perplexity_increase else "perplexity of dense")
+    return "\n".join(lines)

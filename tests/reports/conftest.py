@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from xmsim.configs.costs import Bar, Costs, Factor, Term
+from xmsim.sim.propagation import quantity
 from xmsim.sim.result import Densities, HeadResult, HeadSampling, LayerRun, MachineFacts, SimResult, SimulationRecord, write_result
 from xmsim.workloads.measurement import Host, MeasuredRun, MeasurementRecord, Timing, write_measurement
 
@@ -55,6 +57,7 @@ def simulation(
     config: dict[str, Any] | None = None,
     decoded: Sequence[int] = (),
     sampled_of: int | None = None,
+    costs: Costs | None = None,
 ) -> SimulationRecord:
     """A record whose layer l takes heads × head_cycles × (10 + l) / 10 cycles; decoded: of each of these tokens.
 
@@ -81,7 +84,32 @@ def simulation(
         engine="event",
         sampling=HeadSampling(KV_HEADS, seed=0) if sampled_of else None,
         runs=tuple(runs),
+        costs=costs,
     )
+
+
+def made_up_costs(*, area_mm2: float = 2.0, chip_uj: float = 6.0, dram_uj: float = 4.0, time_ms: float = 0.0528, own: float = 1.0) -> Costs:
+    """An estimate whose rows are "shared" by all machines, a third to three times nominal; half of chip and area has a row of its own.
+
+    own: how far the bar of that row goes, up and down; 1: it is certain.
+    """
+    shared = Factor("shared row", Bar(1 / 3, 1.0, 3.0), "pJ", "a made-up table")
+    of_its_own = Factor(f"row of {area_mm2} mm2", Bar(1 / own, 1.0, own), "pJ", "another made-up table")
+
+    def halves(unit_a: str, unit_b: str, whole: float) -> tuple[Term, ...]:
+        return Term(unit_a, "integer_mac 16-bit", whole / 2, (shared,)), Term(unit_b, "integer_mac 4-bit", whole / 2, (shared, of_its_own))
+
+    area = quantity(halves("execute_array", "prediction_array", area_mm2))
+    chip = quantity(halves("execute_array", "prediction_array", 1e6 * chip_uj))
+    dram = quantity([Term("dram", "bits", 1e6 * dram_uj, (Factor("bit", Bar(0.5, 1.0, 2.0), "pJ", "a made-up DRAM"),))])
+    power = Bar(*(1e-6 * value / time_ms for value in (chip.total.low, chip.total.nominal, chip.total.high)))
+    return Costs(area, chip, dram, quantity((*chip.terms, *dram.terms)).total, power, 28.0, ("a row was left",))
+
+
+@pytest.fixture(scope="session")
+def estimated() -> Callable[..., Costs]:
+    """A made-up estimate of area and energy."""
+    return made_up_costs
 
 
 def _sampled(run: LayerRun, kv_heads: int) -> LayerRun:

@@ -51,10 +51,18 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory, write_simulated, write_measured):
+def inputs(tmp_path_factory, write_simulated, write_measured, estimated):
     folder = tmp_path_factory.mktemp("inputs")
-    write_simulated(folder / "dynax_s.json")
-    write_simulated(folder / "dynax_l.json", machine="dynax_l", method="xm", head_cycles=900, peak_macs_per_cycle=2048, area_mm2=6.05)
+    write_simulated(folder / "dynax_s.json", costs=estimated())
+    write_simulated(
+        folder / "dynax_l.json",
+        machine="dynax_l",
+        method="xm",
+        head_cycles=900,
+        peak_macs_per_cycle=2048,
+        area_mm2=6.05,
+        costs=estimated(area_mm2=8.0, chip_uj=5.0, own=3.0),
+    )
     write_simulated(folder / "dense.json", machine="dense", method="dense", head_cycles=9000, area_mm2=None, area_source="not laid out")
     write_simulated(folder / "dense.xm.json", machine="dense", method="xm", view="same mask", head_cycles=9000)
     write_measured(folder / "cpu.json")
@@ -70,7 +78,7 @@ def outcome(tmp_path_factory, inputs):
 def test_the_page_asks_for_nothing_outside_itself(outcome):
     text = outcome.report.read_text()
     page = Page(text)
-    assert page.tags["svg"] == 7 and page.tags["table"] >= 3
+    assert page.tags["svg"] == 8 and page.tags["table"] >= 3
     assert page.references, "the figures refer to their own parts"
     assert [reference for reference in page.references if not reference.startswith("#")] == []
     assert {"link", "img", "image", "iframe", "object", "embed", "base"} & set(page.tags) == set()
@@ -107,7 +115,7 @@ def test_every_figure_has_its_png_and_its_csv_beside_the_page(outcome):
     folder = outcome.report.parent
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in outcome.files)
     images = [path for path in outcome.files if path.suffix == ".png"]
-    assert len(images) == 7
+    assert len(images) == 8
     for image in images:
         assert image.read_bytes().startswith(b"\x89PNG")
         assert image.with_suffix(".csv") in outcome.files
@@ -136,15 +144,25 @@ def test_the_long_table_holds_the_numbers_of_the_records(outcome, inputs):
         here = (host, "", f"{timed.operation}, {timed.backend}, {timed.dtype}", str(timed.layer), "")
         assert float(found[*here, "latency, median", "ms"]) == timed.timing.median_ms
         assert float(found[*here, "latency, third quartile", "ms"]) == timed.timing.third_quartile_ms
-    assert {row["source"] for row in rows} == {"simulated", "measured"}
+    assert {row["source"] for row in rows} == {"simulated", "measured", "estimated", "published"}
+    (area,) = [row for row in rows if (row["machine"], row["metric"], row["source"]) == ("dynax_s", "area", "estimated")]
+    costs = read_result(inputs / "dynax_s.json").costs
+    assert [float(area[name]) for name in ("low", "value", "high")] == [costs.area.total.low, 2.0, costs.area.total.high]
+    assert area["basis"] == "component tables at 28 nm, bars 5 to 95 %"
+    published = {row["machine"]: (row["value"], row["basis"]) for row in rows if row["source"] == "published"}
+    assert published == {"dynax_s": ("1.08", "made up"), "dynax_l": ("6.05", "made up"), "dense": ("1.08", "made up")}
 
 
 def test_the_summary_is_sentences_with_units(outcome):
     assert outcome.summary[0] == "On made-up model, made-up.txt, 3 layers × 4 heads × 256 tokens: 4 simulated results and 1 measurement."
     # 4 heads × 2000 × (1.0 + 1.1 + 1.2) = 26400 cycles at 500 MHz
-    assert outcome.summary[1] == (
-        "dynax_s (native, xm_32): 0.0528 ms simulated at 500 MHz, density 0.0900, prediction array busy 85 %, bound by prediction array."
+    machine = next(line for line in outcome.summary if line.startswith("dynax_s (native"))
+    assert machine.startswith(
+        "dynax_s (native, xm_32): 0.0528 ms simulated at 500 MHz, density 0.0900, prediction array busy 85 %, bound by prediction array; "
+        "estimated (5 to 95 %) 2.00 ("
     )
+    assert "mm², 114 (" in machine and "10.0 (" in machine and "µJ with DRAM" in machine
+    assert outcome.summary[1].startswith("Native view: fastest as simulated dynax_l, 10.0× dense; at equal peak MACs dynax_s, 4.50× dense;")
     assert any(
         line.startswith("CPU dense attention, torch sdpa, flash, float32: 6.00 ms (quartiles 5.40 to 6.60, n = 20)")
         for line in outcome.summary
@@ -202,7 +220,7 @@ def test_a_report_of_a_decode_says_so_and_states_the_time_of_a_token(tmp_path, s
     ]
     outcome = compare(files, tmp_path / "out")
     assert "3 layers × 4 heads × 2 decoded tokens on 101–102 keys" in outcome.summary[0]
-    assert "0.0528 ms a token (median)" in outcome.summary[1]  # 4 heads × 2000 × 3.3 cycles at 500 MHz
+    assert any("0.0528 ms a token (median)" in line for line in outcome.summary)  # 4 heads × 2000 × 3.3 cycles at 500 MHz
     assert "Native view, decoding" in outcome.report.read_text()
     with (tmp_path / "out" / "report.csv").open(newline="") as file:
         totals = [row["keys"] for row in csv.DictReader(file) if row["metric"] == "total" and not row["head"] and row["layer"] == "0"]

@@ -77,6 +77,15 @@ def test_a_density_that_is_no_share_is_refused(simulated):
         load([path])
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [('"nominal": 1.0', '"nominal": 0'), ('"high": 3.0', '"high": 0.5'), ('"count": 2.5', '"count": -2.5')]
+)
+def test_an_estimate_that_is_none_is_refused(simulated, estimated, old, new):
+    path = simulated("edited.json", costs=estimated(area_mm2=5.0))
+    with pytest.raises(RecordError, match=r"edited.json: area and energy are not positive"):
+        load([edited(path, old, new)])
+
+
 def test_a_result_without_stages_is_refused(simulated):
     path = simulated("edited.json")
     body = json.loads(path.read_text())

@@ -9,7 +9,7 @@ import typer
 
 
 def compare(
-    files: Annotated[list[Path], typer.Argument(help="Files that xmsim simulate and xmsim measure wrote, all from one trace.")],
+    files: Annotated[list[Path], typer.Argument(help="Files of simulate and measure, all of one trace, and of evaluate, for perplexity.")],
     out: Annotated[Path, typer.Option(help="Folder for the report, its figures and its tables.")] = Path("report"),
 ) -> None:
     """Put simulated and measured runs side by side: a page that opens offline, figures, and every number as CSV."""

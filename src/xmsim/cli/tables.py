@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xmsim.configs.costs import Bar, Quantity
+from xmsim.reports.difference.record import Difference
 from xmsim.reports.words import significant
 from xmsim.sim.result import DECODE, CauseCycles, HeadResult, LayerRun, PhaseResult, SimResult, SimulationRecord
 
@@ -220,3 +221,33 @@ def _by_cause(stalls: CauseCycles) -> Counter[str]:
     for causes in stalls.values():
         total.update(causes)
     return total
+
+
+def difference_tables(found: Difference) -> list[Table]:
+    """From B to A: cycles by cause, and energy by unit where it is estimated; the columns add up."""
+    a, b = found.a, found.b
+    cycles = _difference_table(f"Cycles from {b.machine} to {a.machine}, simulated", "cause", [a.machine, b.machine, "step"])
+    for step in found.cycles:
+        sides = ["" if own is None else f"{own:,}" for own in (step.a_cycles, step.b_cycles)]
+        cycles.add_row(step.cause, *sides, f"{step.step_cycles:+,}")
+    cycles.add_row("total", f"{a.total_cycles:,}", f"{b.total_cycles:,}", f"{a.total_cycles - b.total_cycles:+,}", style="bold")
+    if a.total_energy_pj is None or b.total_energy_pj is None:
+        return [cycles]
+    columns = [f"{a.machine}, µJ", f"{b.machine}, µJ", "step, µJ", "5 to 95 %"]
+    energy = _difference_table(f"Energy from {b.machine} to {a.machine}, estimated", "unit (phase)", columns)
+    for part in found.energy:
+        limits = " to ".join(significant(limit / 1e6) for limit in (part.step_low, part.step_high))
+        energy.add_row(
+            f"{part.unit.replace('_', ' ')} ({part.phase})", *(f"{value / 1e6:,.2f}" for value in (part.a, part.b, part.step)), limits
+        )
+    totals = (a.total_energy_pj, b.total_energy_pj, a.total_energy_pj - b.total_energy_pj)
+    energy.add_row("total", *(f"{value / 1e6:,.2f}" for value in totals), "", style="bold")
+    return [cycles, energy]
+
+
+def _difference_table(title: str, first: str, numbers: list[str]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column(first)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table

@@ -1,0 +1,67 @@
+"""report.md: what the page says as plain text with tables, for issues, wikis and terminals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from xmsim.reports.figures.figure import Figure
+from xmsim.reports.load import Comparison
+from xmsim.reports.rank_stability import rankings
+from xmsim.reports.table import Number, Table, cell_text
+from xmsim.reports.tables import (
+    costs_table,
+    files_table,
+    kernels_table,
+    layers_table,
+    machines_table,
+    prediction_table,
+    ranking_table,
+    view_tables,
+)
+from xmsim.reports.views import view_groups
+from xmsim.reports.words import capitalised
+
+
+def markdown_report(comparison: Comparison, figures: Sequence[Figure], summary: Sequence[str]) -> str:
+    """The whole report; figures are links to the PNG files beside it."""
+    parts = [f"# xmsim report: {escaped(str(comparison.trace.get('model', 'unnamed model')))}", escaped(summary[0])]
+    parts.append("\n".join(f"- {escaped(line)}" for line in (*summary[1:], *comparison.left_out)))
+    parts.append("Simulated numbers are cycles of a model over its clock, and estimates from tables; measured numbers are wall clock.")
+    parts += [f"## {escaped(capitalised(content.title))}\n\n{markdown_table(content)}" for content in _tables(comparison)]
+    for figure in figures:
+        notes = "\n".join(f"- {escaped(note)}" for note in figure.notes)
+        parts.append(f"## {escaped(figure.title)}\n\n![{escaped(figure.title)}]({figure.name}.png)\n\n{escaped(figure.claim)}\n\n{notes}")
+    return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
+
+
+def _tables(comparison: Comparison) -> Iterable[Table]:
+    if comparison.simulated:
+        yield machines_table(comparison)
+        yield costs_table(comparison)
+        for group in view_groups(comparison):
+            yield from view_tables(group, comparison)
+            yield from (ranking_table(ranking) for ranking in rankings(group))
+        if predicted := prediction_table(comparison):
+            yield predicted
+        yield from (layers_table(one) for one in comparison.simulated)
+    if comparison.measured:
+        yield kernels_table(comparison)
+    yield files_table(comparison)
+
+
+def markdown_table(content: Table) -> str:
+    """Numbers to the right, text to the left."""
+    kinds = [any(isinstance(row[i], Number) for row in content.rows) for i in range(len(content.columns))]
+    lines = [_line(content.columns), _line("---:" if number else "---" for number in kinds)]
+    lines += [_line(cell_text(cell) for cell in row) for row in content.rows]
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell if set(cell) <= set('-:') else escaped(cell) for cell in cells)} |"
+
+
+def escaped(text: str) -> str:
+    """Text that no Markdown reader takes for markup, on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>#|$])", r"\\\1", " ".join(text.split()))
