@@ -1,4 +1,5 @@
 # make demo: the whole walk on the built-in model.   make test: the test suite.   make check: ruff and mypy.
+# make docs: the docs site, in build/site.
 # make bench: timings, beside those in reports/measured.   make sanitize: kernel tests under the address and undefined-behaviour sanitizers.
 # TORCH_INDEX=<url> is passed to pip, e.g. PyTorch's index of CPU builds.
 
@@ -8,7 +9,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet $(if $(TORCH_
 JOBS ?= 2
 BENCH := .benchmarks
 
-.PHONY: demo test check bench sanitize clean
+.PHONY: demo test check docs bench sanitize clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/capture.installed
@@ -36,6 +37,9 @@ check: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/dev.installed
+	$(VENV)/bin/mkdocs build --strict
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("xmsim needs Python 3.11 or later: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'

@@ -6,7 +6,7 @@ A field whose JSON key differs from its name (because keys carry units) says so:
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import types
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -71,10 +71,12 @@ def _decode(kind: Any, data: Any, place: str, key: str) -> Any:
         _require(isinstance(data, dict), place, key, "a mapping")
         return {name: _decode(arguments[1], item, place, f"{key}.{name}") for name, item in data.items()}
     if kind is float:
-        _require(isinstance(data, int | float) and not isinstance(data, bool) and math.isfinite(data), place, key, "a number")
+        _require(isinstance(data, int | float) and not isinstance(data, bool), place, key, "a number")
+        _require(abs(data) <= sys.float_info.max, place, key, "a number")  # nor are infinity and NaN
         return data
     if kind is int:
         _require(isinstance(data, int) and not isinstance(data, bool), place, key, "a whole number")
+        _require(-(2**63) <= data < 2**63, place, key, "a whole number of 64 bits")
         return data
     _require(isinstance(data, kind), place, key, {str: "text", bool: "true or false"}.get(kind, kind.__name__))
     return data

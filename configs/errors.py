@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+LONGEST_LINE = 1000  # signs of a sentence; what a damaged file says may be longer than anybody reads
+
 
 class XmsimError(Exception):
     """One clear sentence: the place, the fact and the way out. The command line prints it and exits with status 2."""
@@ -16,6 +18,12 @@ class ConfigError(XmsimError):
 
 class RecordError(XmsimError):
     """A record file (trace, result, measurement) that cannot be read."""
+
+
+def printable(sentence: str) -> str:
+    """A sentence as a terminal may see it: control signs that came from a file are escaped, and what is very long is cut."""
+    lines = (line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ..." for line in sentence.split("\n"))
+    return "\n".join("".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line) for line in lines)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

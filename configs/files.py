@@ -4,11 +4,40 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from xmsim.configs.errors import XmsimError
+
+MOST_RECORD_BYTES = 2**29  # of a JSON file; a parser holds up to 30 times as much
+
+
+def read_bytes(path: Path, most_bytes: int) -> bytes:
+    """The bytes of an ordinary file: a pipe would be waited for, and a device may have no end.
+
+    Raises:
+        OSError: not readable, no ordinary file, or larger than `most_bytes`.
+    """
+    size = check_ordinary(path, most_bytes)
+    with path.open("rb") as file:
+        return file.read(size)
+
+
+def check_ordinary(path: Path, most_bytes: int | None = None) -> int:
+    """The size of an ordinary file in bytes; raises as `read_bytes`."""
+    try:
+        facts = path.stat()
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(error)) from error
+    if stat.S_ISDIR(facts.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, "a pipe or device and no file; save it to a file first")
+    if most_bytes is not None and facts.st_size > most_bytes:
+        raise OSError(errno.EFBIG, f"{facts.st_size} bytes are more than the {most_bytes} that such a file may have")
+    return facts.st_size
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -20,6 +49,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # a link of that name would be written through
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xmsim.configs.errors import RecordError
-from xmsim.configs.files import write_text
+from xmsim.configs.files import MOST_RECORD_BYTES, read_bytes, write_text
 
 
 def software_version() -> str:
@@ -77,7 +77,10 @@ def read_record(path: Path, kind: str, newest: int) -> dict[str, Any]:
 
 def _read_header(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = read_bytes(path, MOST_RECORD_BYTES).decode()
+        data = json.loads(text)
+        if "\\ud" in text.lower():  # half of a surrogate pair is text that no file can hold
+            json.dumps(data, ensure_ascii=False).encode()
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or a number of thousands of digits

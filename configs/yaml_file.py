@@ -7,6 +7,7 @@ refused: configuration files need none, and an alias can make a small file explo
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,12 @@ from typing import Any
 import yaml
 
 from xmsim.configs.errors import ConfigError
+from xmsim.configs.files import read_bytes
 
 KeyPath = tuple[str | int, ...]
 DEEPEST = 30  # levels of nesting
+MOST_BYTES = 2**18  # PyYAML takes seconds, and a thousand times the memory, for that much
+LONGEST_NUMBER = 40  # digits, beyond which a number is rounded
 _NULL = re.compile(r"|~|null|Null|NULL")
 _TRUE = re.compile(r"true|True|TRUE")
 _FALSE = re.compile(r"false|False|FALSE")
@@ -52,7 +56,7 @@ def read_yaml(path: Path) -> YamlDocument:
         ConfigError: unreadable file, bad syntax, duplicate key, tag, alias, or a document that is not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, MOST_BYTES).decode()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
@@ -64,6 +68,8 @@ def read_yaml(path: Path) -> YamlDocument:
         mark = error.problem_mark or error.context_mark
         raise ConfigError(f"{_at(path, mark)}: {error.problem or error.context}; mend the YAML there") from error
     except yaml.YAMLError as error:
+        raise ConfigError(f"{path}:1:1: not YAML text ({error}); mend the file") from error
+    except (ValueError, OverflowError, RecursionError) as error:  # PyYAML on \UFFFFFFFF, and on a thousand brackets
         raise ConfigError(f"{path}:1:1: not YAML text ({error}); mend the file") from error
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{path}:1:1: a mapping `key: value` is needed at the top")
@@ -91,6 +97,7 @@ def _at(path: Path, mark: Any) -> str:
 
 def _value(path: Path, node: yaml.Node, key_path: KeyPath, marks: dict[KeyPath, tuple[int, int]]) -> Any:
     if isinstance(node, yaml.ScalarNode):
+        _refuse_half_signs(path, node)
         return node.value if node.style is not None else _plain(node.value)
     if isinstance(node, yaml.SequenceNode):
         for index, child in enumerate(node.value):
@@ -100,6 +107,7 @@ def _value(path: Path, node: yaml.Node, key_path: KeyPath, marks: dict[KeyPath, 
     for key_node, child in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
             raise ConfigError(f"{_at(path, key_node.start_mark)}: a key must be a word")
+        _refuse_half_signs(path, key_node)
         key = key_node.value
         if key in result:
             first = marks[(*key_path, key)][0]
@@ -107,6 +115,14 @@ def _value(path: Path, node: yaml.Node, key_path: KeyPath, marks: dict[KeyPath, 
         marks[(*key_path, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
         result[key] = _value(path, child, (*key_path, key), marks)
     return result
+
+
+def _refuse_half_signs(path: Path, node: yaml.ScalarNode) -> None:
+    """`"\\ud800"` is half of a surrogate pair: text that can be held, and not be written to any file."""
+    try:
+        node.value.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{_at(path, node.start_mark)}: holds half of a surrogate pair; write the sign itself") from error
 
 
 def _plain(text: str) -> str | int | float | bool | None:
@@ -118,11 +134,10 @@ def _plain(text: str) -> str | int | float | bool | None:
     if _FALSE.fullmatch(text):
         return False
     if _DECIMAL.fullmatch(text):
-        return int(text) if len(text) <= 40 else float(text)
-    if _OCTAL.fullmatch(text):
-        return int(text[2:], 8)
-    if _HEXADECIMAL.fullmatch(text):
-        return int(text[2:], 16)
+        return int(text) if len(text) <= LONGEST_NUMBER else float(text)
+    for digits, base in ((_OCTAL, 8), (_HEXADECIMAL, 16)):
+        if digits.fullmatch(text):
+            return int(text[2:], base) if len(text) <= LONGEST_NUMBER else math.inf
     if _FLOAT.fullmatch(text):
         return float(text)
     if match := _INFINITE.fullmatch(text):

@@ -16,11 +16,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from xmsim.configs.files import check_ordinary
 from xmsim.traces.errors import TraceError
 from xmsim.traces.storage import RAW_TYPES, StorageDtype, decode, encode
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 Words = Mapping[str, npt.NDArray[np.uint64]]
+MOST_HEADER_BYTES = 2**20
 _WORD_CODE = "U64"
 _CODES: dict[StorageDtype, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
@@ -92,7 +94,9 @@ def read_words_file(path: Path, sha256: str, shapes: Mapping[str, tuple[int, ...
 def _read_file(
     path: Path, sha256: str, shapes: Mapping[str, tuple[int, ...]], code: str, raw: np.dtype[Any]
 ) -> dict[str, npt.NDArray[Any]]:
+    most_bytes = MOST_HEADER_BYTES + raw.itemsize * sum(math.prod(shape) for shape in shapes.values())
     try:
+        check_ordinary(path, most_bytes)
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise TraceError(f"{path}: cannot be read ({error.strerror or error}); run the same `xmsim extract` again to restore it") from error
@@ -105,7 +109,7 @@ def _read_file(
         base = 8 + int.from_bytes(data[:8].tobytes(), "little")
         entries = json.loads(data[8:base].tobytes())
         return {name: _tensor(data, base, entries[name], shape, code, raw) for name, shape in shapes.items()}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise TraceError(f"{path}: not what manifest.json says ({error}); the manifest was edited, extract the trace again") from error
 
 

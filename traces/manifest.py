@@ -86,7 +86,7 @@ class Derived:
 
     sha256: Sha256
     file_bytes: Annotated[int, Field(gt=0, lt=2**63)]
-    kernel: str  # "native" or "numpy"
+    kernel: str  # "native", "cuda" or "numpy"
     isa: str | None  # instruction set of a native kernel
     seconds: Annotated[float, Field(ge=0)]  # that the making took, writing left out
 

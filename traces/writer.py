@@ -38,7 +38,7 @@ _LEFTOVERS = ".*.tmp"  # temporary files of a killed run
 class Maker:
     """Who made something that is derived from a layer, and in what time."""
 
-    kernel: str  # "native" or "numpy"
+    kernel: str  # "native", "cuda" or "numpy"
     isa: str | None
     seconds: float
 

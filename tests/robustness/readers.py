@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,19 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 RECORDS = GOLDEN / "records"
 CONFIGS = ROOT / "configs"
+RECORD_READERS = {  # kinds of record that anything of ours reads
+    "result": ("xmsim.sim.result", "read_result"),
+    "evaluation": ("xmsim.workloads.evaluation", "read_evaluation"),
+    "splits": ("xmsim.workloads.evaluation", "read_splits_record"),
+    "measurement": ("xmsim.workloads.measurement", "read_measurement"),
+    "generation": ("xmsim.workloads.measuring.generation_record", "read_generation"),
+    "calibration": ("xmsim.workloads.measuring.calibration.record", "read_calibration"),
+    "host_check": ("xmsim.workloads.measuring.host_check_record", "read_host_check"),
+    "cross_check": ("xmsim.workloads.measuring.host_check_record", "read_cross_check"),
+    "pruning": ("xmsim.workloads.pruning.record", "read_pruning"),
+    "greedy": ("xmsim.workloads.attachment.greedy_record", "read_greedy"),
+    "tuning": ("xmsim.workloads.tuning.record", "read_tuning"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +60,19 @@ def all_readers() -> dict[str, Reader]:
     for name, table in (("logic", "LogicTable"), ("sram", "SramTable"), ("dram", "DramTable")):
         readers[f"technology {name}"] = _one_file(CONFIGS / "technology" / f"{name}.yaml", partial(_technology, table))
     for path in sorted(RECORDS.glob("*.json")):
-        readers[f"record {path.stem}"] = _one_file(path, partial(_record, path.name.partition(".")[0]))
+        kind = path.name.partition(".")[0]
+        if kind not in RECORD_READERS:
+            continue
+        place = f"{kind}.json"  # as in the folder of a model that was pruned or tuned
+        readers[f"record {path.stem}"] = Reader(partial(_copy, path, place), (place,), partial(_record, kind))
     readers["compare"] = Reader(_two_records, ("result.json", "measurement.json"), _compare)
     readers["explain"] = _one_file(RECORDS / "result.v3.json", _explain)
     trace = tuple(sorted(path.name for path in (GOLDEN / "trace_v2").iterdir()))
     readers["trace"] = Reader(partial(_copy_trace, "trace_v2"), tuple(f"trace/{name}" for name in trace), _trace)
     readers["trace of version 1"] = Reader(partial(_copy_trace, "trace_v1"), ("trace/manifest.json",), _trace)
-    readers["resumed extraction"] = Reader(partial(_copy_trace, "trace_v2"), ("trace/manifest.json", "trace/layer_000.safetensors"), _resumed)
+    readers["resumed extraction"] = Reader(
+        partial(_copy_trace, "trace_v2"), ("trace/manifest.json", "trace/layer_000.safetensors"), _resumed
+    )
     for name in ("bitmap", "tcabme", "spdp", "2:4", "macko", "packed"):
         readers[f"weights {name}"] = Reader(partial(_write_weights, name), ("weights.safetensors",), _weights)
     readers["unfinished pruning"] = Reader(
@@ -60,28 +81,26 @@ def all_readers() -> dict[str, Reader]:
     return readers
 
 
+def _copy(source: Path, name: str, folder: Path) -> None:
+    shutil.copy(source, folder / name)
+
+
 def _one_file(source: Path, read: Callable[[Path], object]) -> Reader:
-    return Reader(lambda folder: shutil.copy(source, folder), (source.name,), lambda folder: read(folder / source.name))
+    return Reader(partial(_copy, source, source.name), (source.name,), lambda folder: read(folder / source.name))
 
 
 # --- configuration ---
 
 
 def _machine(path: Path) -> None:
-    """A machine, and what it makes of a small layer: its numbers must hold in the arithmetic that they go into."""
+    """A machine, and what it makes of a small trace: its numbers must hold in the arithmetic that they go into."""
     from xmsim.accel_models import load_accelerator
+    from xmsim.accel_models.runs import simulate_trace
+    from xmsim.sim.result import write_result
+    from xmsim.traces.store import open_trace
 
-    machine = load_accelerator(path)
-    machine.facts()
-    machine.costs({}, 0.0, 0.0)
-    machine.simulate(_workload())
-
-
-def _workload() -> Any:
-    from xmsim.workloads import AttentionWorkload
-
-    keep = np.tri(40, dtype=bool) & (np.arange(40) % 3 == 0)
-    return AttentionWorkload.from_keep(np.broadcast_to(keep, (2, 40, 40)).copy(), head_dim=16, kv_heads=1)
+    record = simulate_trace(open_trace(GOLDEN / "trace_v2"), load_accelerator(path), layers=[0])
+    write_result(path.parent / "out" / "result.json", record)
 
 
 def _method(path: Path) -> None:
@@ -94,10 +113,18 @@ def _method(path: Path) -> None:
     method.mask(layer, 0)
 
 
-def _write_artifact_preset(folder: Path) -> None:
-    import json
+_ARTIFACT_PRESET = {
+    "is_sparse": True,
+    "sparse_methed": "xm",
+    "threshold_0": 1.0,
+    "threshold_1": 0.1,
+    "is_quant": True,
+    "quant_methed": "1_4_6bit",
+}
 
-    (folder / "preset.json").write_text(json.dumps({"mode": "xm", "block": 64, "n1": 16, "n2": 8, "t1": 1.0, "t2": 0.1}))
+
+def _write_artifact_preset(folder: Path) -> None:
+    (folder / "preset.json").write_text(json.dumps(_ARTIFACT_PRESET))
 
 
 def _dram(path: Path) -> None:
@@ -137,26 +164,14 @@ def _technology(table: str, path: Path) -> None:
 # --- records ---
 
 
-def _record(kind: str, path: Path) -> None:
+def _record(kind: str, folder: Path) -> None:
     from xmsim.reports.evaluation import write_evaluation_report
-    from xmsim.sim.result import read_result
-    from xmsim.workloads.evaluation import read_evaluation
-    from xmsim.workloads.measurement import read_measurement
-    from xmsim.workloads.measuring.generation_record import read_generation
-    from xmsim.workloads.pruning.record import read_pruning
-    from xmsim.workloads.tuning.record import read_tuning
 
-    readers: dict[str, Callable[[Path], Any]] = {
-        "result": read_result,
-        "evaluation": read_evaluation,
-        "measurement": read_measurement,
-        "generation": read_generation,
-        "pruning": read_pruning,
-        "tuning": read_tuning,
-    }
-    record = readers[kind](path)
+    module, function = RECORD_READERS[kind]
+    read = getattr(import_module(module), function)
+    record = read(folder if kind in ("pruning", "tuning") else folder / f"{kind}.json")
     if kind == "evaluation":
-        write_evaluation_report(record, path.parent / "out")
+        write_evaluation_report(record, folder / "out")
 
 
 def _two_records(folder: Path) -> None:
@@ -165,17 +180,15 @@ def _two_records(folder: Path) -> None:
 
 
 def _compare(folder: Path) -> None:
-    """The tables and the page of compare; its figures take seconds each."""
-    from xmsim.configs.files import write_text
+    """What compare takes from its files; figures take seconds each."""
     from xmsim.reports.load import load
     from xmsim.reports.long_table import long_table
-    from xmsim.reports.page import page
     from xmsim.reports.summary import summary
 
     for names in (("result.json",), ("measurement.json",), ("result.json", "measurement.json")):
         comparison = load([folder / name for name in names])
-        write_text(folder / "out" / "report.csv", long_table(comparison))
-        write_text(folder / "out" / "report.html", page(comparison, (), summary(comparison)))
+        long_table(comparison)
+        summary(comparison)
 
 
 def _explain(path: Path) -> None:
@@ -198,7 +211,6 @@ def _copy_trace(name: str, folder: Path) -> None:
 
 def _trace(folder: Path) -> None:
     from xmsim.traces.store import open_trace
-    from xmsim.workloads import AttentionWorkload  # noqa: F401 (its room)
     from xmsim.workloads.attention import workload_of
     from xmsim.workloads.methods.library import load_method
 
@@ -257,21 +269,15 @@ _PLAN = {"model": "xm-tiny", "method": "wanda", "sparsity": 0.5}
 
 
 def _write_part(folder: Path) -> None:
+    import torch
+
     from xmsim.workloads.pruning.part import UnfinishedPruning
     from xmsim.workloads.pruning.record import PrunedLayer
 
-    import torch
-
     part = UnfinishedPruning(folder / "out", _PLAN)
     part.begin([0.5, 0.5])
-    record = _pruned_layer(PrunedLayer)
-    part.write(0, {"model.layers.0.w": torch.ones(4, 4)}, [record])
-
-
-def _pruned_layer(kind: Any) -> Any:
-    import dataclasses
-
-    return kind(**{field.name: {"str": "w", "int": 4, "float": 0.5}.get(str(field.type).split(" ")[0], 0.5) for field in dataclasses.fields(kind)})
+    layer = PrunedLayer("w", block=0, out_features=4, in_features=4, target_sparsity=0.5, sparsity=0.5, sparsity_before=0.0)
+    part.write(0, {"model.layers.0.w": torch.ones(4, 4)}, [layer])
 
 
 def _part(folder: Path) -> None:
