@@ -31,7 +31,7 @@ class DenseTiles:
     """
 
     order: TileOrder
-    tiles: np.ndarray  # float32, uint16 (bits of bfloat16) or int8, [blocks, k_tiles, 2, 16, elements of a row]
+    tiles: np.ndarray  # float32, float16, uint16 (bits of bfloat16) or int8, [blocks, k_tiles, 2, 16, elements of a row]
     scales: np.ndarray | None = None  # int8: float32 [out_features]
     column_sums: np.ndarray | None = None  # int8: int32 [out_features], sums of the integers
     as_tensor: bool = False  # to_dense gives a torch tensor, as from_dense got one
@@ -56,7 +56,7 @@ class DenseTiles:
         return cls(order, tiles, matrix.scales, matrix.column_sums, not isinstance(array, np.ndarray))
 
     def elements(self) -> np.ndarray:
-        """The stored numbers as a matrix [out_features, in_features]: float32, bits of bfloat16, or int8 before scaling."""
+        """The stored numbers as a matrix [out_features, in_features]: float32, float16, bits of bfloat16, or int8 before scaling."""
         unpack = kernel("xm_tiles_unpack", None, *_ARGUMENTS)
         if unpack is None:
             return self.order.matrix(self.tiles)

@@ -61,7 +61,7 @@ def read_format(path: Path) -> dict[str, StoredFormat]:
         parts = {key.rpartition("/")[2]: part for key, part in tensors.items() if key.rpartition("/")[0] == matrix_name}
         try:
             matrices[matrix_name] = _built(known, parts)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
             raise RecordError(f"{path}: {matrix_name}: {error}; the file is damaged, convert the model again") from error
     return matrices
 

@@ -26,6 +26,7 @@ from xmsim.reference.formats.float_matrix import (
 )
 
 LONGEST_GAP = 15  # zeros between two stored values
+WIDEST = 2**20  # columns
 PADDING = 8  # values and deltas are filled up to a multiple of this
 
 
@@ -46,6 +47,8 @@ class Macko:
 
     def __post_init__(self) -> None:
         check_matrix(self.shape, self.element)
+        if self.shape[1] > WIDEST:  # rows that store nothing have no bytes that would bound them
+            raise ValueError(f"shape: {self.shape[1]} columns are more than the {WIDEST} that a layer may have")
         check_part("row_indices", self.row_indices, (self.shape[0] + 1,), np.int32)
         check_offsets("row_indices", self.row_indices)
         padded = filled_up(int(self.row_indices[-1]), PADDING)

@@ -26,7 +26,7 @@ from xmsim.reference.formats.tile_order import (
 )
 from xmsim.reference.kernels.native import address, default_threads, huge_empty, kernel
 
-MASKS = {"float32": np.uint16, "bfloat16": np.uint32, "int8": np.uint64}  # one word for each row of a tile
+MASKS = {"float32": np.uint16, "bfloat16": np.uint32, "int8": np.uint64, "float16": np.uint32}  # one word for each row of a tile
 PADDING_BYTES = 64  # after the last value, so that a whole register may be loaded there
 
 
@@ -40,7 +40,9 @@ class SparseBitmap:
 
     order: TileOrder
     bitmap: np.ndarray  # uint16, uint32 or uint64 [blocks, k_tiles, 2, 16]: bit i is set where element i of the row is stored
-    values: np.ndarray  # float32, uint16 (bits of bfloat16) or int8: stored elements in the order of the bits, then 64 bytes of padding
+    values: (
+        np.ndarray
+    )  # float32, float16, uint16 (bits of bfloat16) or int8: stored elements in the order of the bits, then 64 bytes of padding
     offsets: np.ndarray  # int64 [blocks + 1]: where the values of each block of 32 outputs start; the last is their number
     scales: np.ndarray | None = None  # int8: float32 [out_features], what one step of an output's integers is worth
     column_sums: np.ndarray | None = None  # int8: int32 [out_features], sums of the integers, for unsigned dot products
@@ -62,10 +64,10 @@ class SparseBitmap:
         """Store the elements of a matrix that are not zero (0 and -0 are).
 
         Args:
-            array: [out_features, in_features], any sizes from 1; a NumPy array of float32, int8 or uint16, which is taken for the bits of
-                bfloat16, or a torch tensor of float32, bfloat16 or int8 on the CPU.
-            dtype: "float32", "bfloat16" or "int8": convert first. int8 has a scale for each output, absmax / 127, rounds to the nearest
-                and drops what rounds to 0.
+            array: [out_features, in_features], any sizes from 1; a NumPy array of float32, float16, int8 or uint16, which is taken for the
+                bits of bfloat16, or a torch tensor of float32, bfloat16, float16 or int8 on the CPU.
+            dtype: "float32", "bfloat16", "float16" or "int8": convert first. int8 has a scale for each output, absmax / 127, rounds to the
+                nearest and drops what rounds to 0.
             scales: float32 [out_features], with an int8 array only: what its steps are worth; None: 1.
         Raises:
             TypeError: another number format.
@@ -86,7 +88,7 @@ class SparseBitmap:
         return 1 - self.nonzeros / (self.order.out_features * self.order.in_features)
 
     def elements(self) -> np.ndarray:
-        """The stored numbers as a matrix [out_features, in_features]: float32, bits of bfloat16, or int8 before scaling."""
+        """The stored numbers as a matrix [out_features, in_features]: float32, float16, bits of bfloat16, or int8 before scaling."""
         order = self.order
         unpack = kernel("xm_bitmap_unpack", None, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_int)
         if unpack is None:

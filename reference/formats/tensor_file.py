@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from xmsim.configs.errors import RecordError
-from xmsim.configs.files import write_whole
+from xmsim.configs.files import check_ordinary, write_whole
 from xmsim.configs.record import software_version
 
 
@@ -34,14 +34,15 @@ def read_tensor_file(path: Path, kind: str, newest: int) -> tuple[dict[str, np.n
         RecordError: not readable, damaged, another kind, or a later version than this xmsim knows.
     """
     try:
-        with path.open("rb"):  # an operating system's error says more than that of safetensors
+        check_ordinary(path)  # an operating system's error says more than that of safetensors
+        with path.open("rb"):
             pass
         with safe_open(path, framework="numpy") as file:
             facts = _read_header(path, file.metadata() or {}, kind, newest)
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118, it is no mapping
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (SafetensorError, ValueError, TypeError, RecursionError) as error:
+    except (SafetensorError, ValueError, TypeError, RecursionError, MemoryError) as error:  # more than can be mapped, too
         raise RecordError(f"{path}: not a whole safetensors file of ours ({error}); was it truncated or edited? make it again") from error
 
 

@@ -1,8 +1,8 @@
 """The order in which packed weights lie in memory, and how matrices are read for packing.
 
 A weight matrix [out_features, in_features] is cut into tiles of 16 outputs. A tile has 16 rows of 64 bytes, and a row holds 4 bytes of
-each of its outputs, neighbours along in_features: 1 float32, 2 bfloat16 or 4 int8. Tiles lie in the order [out / 32][in / tile][2], so a
-block of 32 outputs is read from its first byte to its last. Edges are filled with zeros.
+each of its outputs, neighbours along in_features: 1 float32, 2 bfloat16 or float16, 4 int8. Tiles lie in the order
+[out / 32][in / tile][2], so a block of 32 outputs is read from its first byte to its last. Edges are filled with zeros.
 
 Source: SparAMX (arXiv 2502.12444), its order of column tiles in pairs; the filling and the offset for each block are ours.
 """
@@ -19,9 +19,9 @@ from xmsim.reference.attention.arrays import dtype_name, is_tensor
 from xmsim.reference.formats.bfloat16 import bfloat16_bits, bfloat16_values
 from xmsim.reference.kernels.native import address, default_threads, kernel
 
-Element = Literal["float32", "bfloat16", "int8"]  # in the order of linear_format.h
+Element = Literal["float32", "bfloat16", "int8", "float16"]  # in the order of linear_format.h
 ELEMENT_CODES: dict[str, int] = {element: code for code, element in enumerate(get_args(Element))}  # as linear_format.h numbers them
-STORED = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
+STORED = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8, "float16": np.float16}
 
 TILE_ROWS = TILE_COLUMNS = 16
 WORD_BYTES = 4
@@ -96,8 +96,8 @@ def read_matrix(array: Any, *, dtype: Element | None, scales: Any = None) -> Mat
     """Look at a weight matrix and bring it to the wanted element type.
 
     Args:
-        array: [out_features, in_features]: float32, int8, or bfloat16 (torch.bfloat16, or its bits as NumPy uint16).
-        dtype: None keeps the type. float32 and bfloat16 become int8 with a scale for each output: absmax / 127.
+        array: [out_features, in_features]: float32, float16, int8, or bfloat16 (torch.bfloat16, or its bits as NumPy uint16).
+        dtype: None keeps the type. Floats become each other, rounded, or int8 with a scale for each output: absmax / 127.
         scales: float32 [out_features], with an int8 array only; None: 1.
     Raises:
         TypeError, ValueError: naming what is wrong with the array.
@@ -122,7 +122,7 @@ def read_matrix(array: Any, *, dtype: Element | None, scales: Any = None) -> Mat
             raise ValueError(f"weights: output {np.flatnonzero(np.isnan(steps))[0]} has NaN or infinite elements, which int8 cannot hold")
         return _int8_matrix(integers, steps)
     if wanted != element:
-        elements = bfloat16_bits(elements) if wanted == "bfloat16" else bfloat16_values(elements)
+        elements = rounded_to(float_values(elements, element, None), wanted)
     return Matrix(elements, wanted, None, None)
 
 
@@ -130,14 +130,14 @@ def quantized_rows(elements: np.ndarray, element: Element) -> tuple[np.ndarray, 
     """Each row to int8 with its own step, absmax / 127, ties to even; the steps are float32 [rows], NaN where a row is not finite.
 
     Args:
-        elements: [rows, columns], float32 or bfloat16 bits.
+        elements: [rows, columns], float32, float16 or bfloat16 bits.
     """
     native = kernel("xm_quantize_rows", None, c_void_p, c_int, c_int64, c_int64, c_void_p, c_void_p, c_int)
     if native is not None:
         integers, steps = np.empty(elements.shape, np.int8), np.empty(len(elements), np.float32)
         native(address(elements), ELEMENT_CODES[element], *elements.shape, address(integers), address(steps), default_threads())
         return integers, steps
-    values = elements if element == "float32" else bfloat16_values(elements)
+    values = float_values(elements, element, None)
     largest = np.abs(values).max(axis=1)
     finite = np.isfinite(largest)
     step = np.where(finite, largest / np.float32(127), np.float32(np.nan)).astype(np.float32)
@@ -172,11 +172,19 @@ def float_values(elements: np.ndarray, element: Element, scales: np.ndarray | No
     if element == "int8":
         assert scales is not None
         return elements * scales[:, None]
-    return elements if element == "float32" else bfloat16_values(elements)
+    return bfloat16_values(elements) if element == "bfloat16" else elements.astype(np.float32, copy=False)
+
+
+def rounded_to(values: np.ndarray, element: Element) -> np.ndarray:
+    """float32 as the nearest numbers of a float element, ties to even, as STORED has them."""
+    if element == "bfloat16":
+        return bfloat16_bits(values)
+    with np.errstate(over="ignore"):  # too large for float16: infinite, as torch has it
+        return values.astype(STORED[element], copy=False)
 
 
 def weights_like(elements: np.ndarray, element: Element, scales: np.ndarray | None, *, tensor: bool) -> Any:
-    """A matrix as its user knows it: float32 or bfloat16 as it was, int8 times its scales as float32; a torch tensor if wanted."""
+    """A matrix as its user knows it: floats as they were, int8 times its scales as float32; a torch tensor if wanted."""
     values = float_values(elements, element, scales) if element == "int8" else elements
     if not tensor:
         return values
@@ -199,7 +207,7 @@ def _elements(array: Any) -> tuple[np.ndarray, Element]:
         elements = np.asarray(array)
         name = "bfloat16" if elements.dtype == np.uint16 else elements.dtype.name
     if name not in STORED:
-        raise TypeError(f"weights: {name} is not packed; convert to float32, bfloat16 (in NumPy its bits, as uint16) or int8")
+        raise TypeError(f"weights: {name} is not packed; convert to float32, float16, bfloat16 (in NumPy its bits, as uint16) or int8")
     return np.require(elements, requirements=["C", "A"]), name  # type: ignore[return-value]
 
 

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ctypes import c_int, c_int64, c_void_p
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from xmsim.reference.attention.arrays import is_tensor
 from xmsim.reference.formats import DenseTiles, SparseBitmap
-from xmsim.reference.formats.bfloat16 import bfloat16_bits
-from xmsim.reference.formats.tile_order import ELEMENT_CODES, Element, float_values, quantized_rows
+from xmsim.reference.formats.tile_order import ELEMENT_CODES, Element, float_values, quantized_rows, rounded_to
 from xmsim.reference.kernels.native import address, default_threads, kernel
 
 Packed = DenseTiles | SparseBitmap
 
-_ARGUMENTS = (c_int, *[c_void_p] * 5, c_int64, c_int64, c_void_p, c_int, c_int64, c_void_p, c_void_p, c_int)
+Form = Literal["tiles", "bitmap", "tcabme", "spdp", "2:4"]  # in the order of linear_format.h
+FORM_CODES: dict[str, int] = {form: code for code, form in enumerate(get_args(Form))}
+
+_ARGUMENTS = (c_int, c_int, *[c_void_p] * 6, c_int64, c_int64, c_void_p, c_int, c_int64, c_void_p, c_void_p, c_int)
 
 
 class Addresses(NamedTuple):
     """Packed weights as a kernel sees them; 0 stands for a part that there is not."""
 
+    form: int
     element: int
     bitmap: int
     values: int
     offsets: int
+    inner_offsets: int
     scales: int
     column_sums: int
     out_features: int
@@ -36,9 +40,9 @@ def dense_linear(x: Any, w: Any, b: Any = None) -> Any:
     """x wᵀ + b with all weights stored.
 
     Args:
-        x: [..., in_features], float32 or bfloat16 (in NumPy its bits, as uint16); array or tensor on the CPU.
+        x: [..., in_features], float32, float16 or bfloat16 (in NumPy its bits, as uint16); array or tensor on the CPU.
         w: DenseTiles, or a matrix [out_features, in_features], which is packed on the way: for more than one call pack it once,
-            DenseTiles.from_dense(w). Float weights have x's type; int8 weights take both, and quantise each token.
+            DenseTiles.from_dense(w). Float weights have x's type; int8 weights take all three, and quantise each token.
         b: [out_features] of x's kind and type, or None.
     Returns: [..., out_features], x's kind and type; sums are float32, or exact for int8. Gradients reach x and b, not w.
     Raises:
@@ -61,9 +65,9 @@ def emulated_tiles_linear(x: np.ndarray, w: Packed, b: np.ndarray | None = None)
     native = kernel("xm_linear_emulated_tiles", c_int, *_ARGUMENTS)
     if native is None:
         raise RuntimeError("emulated tiles need the compiled kernels; install xmsim where a C++ compiler is")
-    if w.order.element == "float32":
-        raise TypeError("w: tiles multiply bfloat16 and int8, these weights are float32")
-    return _run(native, x, w, b)
+    if w.order.element not in ("bfloat16", "int8"):
+        raise TypeError(f"w: tiles multiply bfloat16 and int8, these weights are {w.order.element}")
+    return run_packed(native, addresses_of(w), x, b, lambda x, b: plain_linear(x, w, b))
 
 
 def native_linear() -> Callable[..., int] | None:
@@ -73,19 +77,28 @@ def native_linear() -> Callable[..., int] | None:
 
 def plain_linear(x: np.ndarray, w: Packed, b: np.ndarray | None = None) -> np.ndarray:
     """The plain computation in the same precision, in NumPy: where there are no compiled kernels, and what they are compared with."""
-    element = _element_of(x)
-    rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     if w.order.element == "int8":
         assert w.scales is not None
-        integers, steps = quantized_rows(rows, element)
+        integers, steps = quantized_rows(np.ascontiguousarray(x).reshape(-1, x.shape[-1]), _element_of(x))
         # float64 holds these sums exactly
         sums = integers.astype(np.float64) @ w.elements().T.astype(np.float64)
-        y = sums.astype(np.float32) * w.scales * steps[:, None]
-    else:
-        y = float_values(rows, element, None) @ float_values(w.elements(), element, None).T
+        return _finished(sums.astype(np.float32) * w.scales * steps[:, None], x, b)
+    return plain_product(x, w.elements(), b)
+
+
+def plain_product(x: np.ndarray, matrix: np.ndarray, b: np.ndarray | None) -> np.ndarray:
+    """x times a matrix [out_features, in_features] of x's type, transposed, + b, with sums in float32."""
+    element = _element_of(x)
+    rows = float_values(x.reshape(-1, x.shape[-1]), element, None)
+    return _finished(rows @ float_values(matrix, element, None).T, x, b)
+
+
+def _finished(y: np.ndarray, x: np.ndarray, b: np.ndarray | None) -> np.ndarray:
+    """Sums [tokens, out_features] with a bias, in the shape and type that x asks for."""
+    element = _element_of(x)
     if b is not None:
         y = y + float_values(b, element, None)
-    return (bfloat16_bits(y) if element == "bfloat16" else y).reshape(*x.shape[:-1], w.order.out_features)
+    return rounded_to(y, element).reshape(*x.shape[:-1], y.shape[-1])
 
 
 def check_inputs(
@@ -99,8 +112,8 @@ def check_inputs(
         sizes: (out_features, in_features) of the weights.
         weights: their element type.
     """
-    if x_type not in ("float32", "bfloat16") or weights not in (x_type, "int8"):
-        wanted = "float32 or bfloat16" if weights == "int8" else weights
+    if x_type not in ("float32", "bfloat16", "float16") or weights not in (x_type, "int8"):
+        wanted = "float32, bfloat16 or float16" if weights == "int8" else weights
         raise TypeError(
             f"x: {x_type} does not fit {weights} weights, which take {wanted}; convert x, or pack the weights with dtype={x_type!r}"
         )
@@ -125,35 +138,46 @@ def _linear(x: Any, w: Packed, b: Any) -> Any:
         from xmsim.reference.kernels.linear_ops import container_linear
 
         return container_linear(x, w, b)
-    return _run(native_linear(), x, w, b)
+    return run_packed(native_linear(), addresses_of(w), x, b, lambda x, b: plain_linear(x, w, b))
 
 
-def _run(native: Callable[..., int] | None, x: np.ndarray, w: Packed, b: np.ndarray | None) -> np.ndarray:
+def run_packed(
+    native: Callable[..., int] | None,
+    weights: Addresses,
+    x: np.ndarray,
+    b: np.ndarray | None,
+    plain: Callable[[np.ndarray, np.ndarray | None], np.ndarray],
+) -> np.ndarray:
+    """x wᵀ + b by the kernel; where there is none, what `plain` gives for x and b. Errors are those of dense_linear."""
     x = np.require(x, requirements=["C", "A"])
     b = None if b is None else np.require(b, requirements=["C", "A"])
-    order = w.order
     bias = None if b is None else (b.shape, _element_of(b))
-    check_inputs(x.shape, _element_of(x), bias, (order.out_features, order.in_features), order.element)
+    check_inputs(x.shape, _element_of(x), bias, (weights.out_features, weights.in_features), get_args(Element)[weights.element])
     if native is None:
-        return plain_linear(x, w, b)
-    y = np.empty((*x.shape[:-1], order.out_features), x.dtype)
-    tokens = x.size // order.in_features
+        return plain(x, b)
+    y = np.empty((*x.shape[:-1], weights.out_features), x.dtype)
+    tokens = x.size // weights.in_features
     bias_address = 0 if b is None else address(b)
-    if not native(*_addresses(w), address(x), ELEMENT_CODES[_element_of(x)], tokens, bias_address, address(y), default_threads()):
+    if not native(*weights, address(x), ELEMENT_CODES[_element_of(x)], tokens, bias_address, address(y), default_threads()):
         raise MemoryError(f"x: no memory to lay out {tokens} tokens; pass fewer at a time")
     return y
 
 
-def _addresses(w: Packed) -> Addresses:
-    bitmap, values, offsets = (w.bitmap, w.values, w.offsets) if isinstance(w, SparseBitmap) else (None, w.tiles, None)
+def addresses_of(w: Packed) -> Addresses:
+    """Weights in the kernels' own order as they see them; who calls keeps the weights alive."""
+    form, bitmap, values, offsets = (
+        ("bitmap", w.bitmap, w.values, w.offsets) if isinstance(w, SparseBitmap) else ("tiles", None, w.tiles, None)
+    )
 
     def at(part: np.ndarray | None) -> int:
         return 0 if part is None else address(part)
 
-    parts = at(bitmap), at(values), at(offsets), at(w.scales), at(w.column_sums)
-    return Addresses(ELEMENT_CODES[w.order.element], *parts, w.order.out_features, w.order.in_features)
+    codes = FORM_CODES[form], ELEMENT_CODES[w.order.element]
+    return Addresses(
+        *codes, at(bitmap), at(values), at(offsets), 0, at(w.scales), at(w.column_sums), w.order.out_features, w.order.in_features
+    )
 
 
 def _element_of(array: np.ndarray) -> Element:
-    """float32 or bfloat16; any other type under its own name, for check_inputs to refuse."""
+    """A float element; any other type under its own name, for check_inputs to refuse."""
     return "bfloat16" if array.dtype == np.uint16 else array.dtype.name  # type: ignore[return-value]

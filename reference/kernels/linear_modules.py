@@ -32,7 +32,7 @@ class PackedLinear(torch.nn.Module):
 
         Args:
             device: the CPU, where these kernels run.
-            dtype: of x, y and the bias: torch.float32 or torch.bfloat16.
+            dtype: of x, y and the bias: torch.float32, torch.bfloat16 or torch.float16.
         """
         super().__init__()
         linear = torch.nn.Linear(in_features, out_features, bias, device=device, dtype=dtype)
@@ -43,7 +43,7 @@ class PackedLinear(torch.nn.Module):
         """Pack the weights of a layer; its bias is shared.
 
         Raises:
-            TypeError, ValueError: the weights are not float32 or bfloat16 on the CPU, or have a NaN.
+            TypeError, ValueError: the weights are not float32, bfloat16 or float16 on the CPU, or have a NaN.
         """
         return cls.from_weight(linear.weight, linear.bias)
 

@@ -5,7 +5,6 @@ Packed weights are tensors here, so that modules, torch.compile and state dicts 
 
 from __future__ import annotations
 
-import weakref
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,8 @@ from xmsim.reference.attention.arrays import dtype_name
 from xmsim.reference.formats import DenseTiles, SparseBitmap
 from xmsim.reference.formats.sparse_bitmap import MASKS
 from xmsim.reference.formats.tile_order import ELEMENT_CODES, STORED, TileOrder
-from xmsim.reference.kernels.linear import Addresses, Packed, check_inputs, native_linear, plain_linear
+from xmsim.reference.kernels.checked_tensors import check_once
+from xmsim.reference.kernels.linear import FORM_CODES, Addresses, Packed, check_inputs, native_linear, plain_linear
 from xmsim.reference.kernels.native import default_threads
 
 _REST = "Tensor? scales, Tensor? column_sums, SymInt out_features, SymInt in_features"
@@ -25,7 +25,7 @@ class PackedTensors(NamedTuple):
     """A DenseTiles or SparseBitmap as tensors, in the order of the operations' arguments."""
 
     bitmap: torch.Tensor | None  # uint8, one dimension; None: all elements are stored
-    values: torch.Tensor  # float32, bfloat16 or int8, one dimension
+    values: torch.Tensor  # float32, bfloat16, float16 or int8, one dimension
     offsets: torch.Tensor | None  # int64 [blocks + 1], with a bitmap
     scales: torch.Tensor | None  # float32 [out_features], with int8
     column_sums: torch.Tensor | None  # int32 [out_features], with int8
@@ -125,8 +125,8 @@ def _run(x: torch.Tensor, weights: PackedTensors, bias: torch.Tensor | None) -> 
     x, b = _readable(x), None if bias is None else _readable(bias)
     y = x.new_empty((*x.shape[:-1], out_features))
     bitmap, packed_values, offsets, scales, column_sums = (0 if part is None else part.data_ptr() for part in weights[:5])
-    code = ELEMENT_CODES[weight_type]
-    addresses = Addresses(code, bitmap, packed_values, offsets, scales, column_sums, out_features, in_features)
+    codes = FORM_CODES["tiles" if weights.bitmap is None else "bitmap"], ELEMENT_CODES[weight_type]
+    addresses = Addresses(*codes, bitmap, packed_values, offsets, 0, scales, column_sums, out_features, in_features)
     tokens = x.numel() // in_features
     bias_address = 0 if b is None else b.data_ptr()
     x_code = ELEMENT_CODES[x_type]
@@ -135,7 +135,7 @@ def _run(x: torch.Tensor, weights: PackedTensors, bias: torch.Tensor | None) -> 
     return y
 
 
-_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int8: "int8"}
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.int8: "int8"}
 
 
 def _name(tensor: torch.Tensor) -> str:
@@ -157,22 +157,9 @@ def _run_in_numpy(x: torch.Tensor, weights: PackedTensors, bias: torch.Tensor | 
     return y.view(torch.bfloat16) if x.dtype == torch.bfloat16 else y
 
 
-# Packed weights that were looked at, by the identities of their parts: a kernel follows a bitmap without asking, and to count its bits for
-# every call would take as long as the product.
-_checked: dict[tuple[int, ...], tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
-
-
 def _check_weights(weights: PackedTensors) -> None:
-    parts = [part for part in weights[:5] if part is not None]
-    # a tensor made in inference mode counts no changes, nor can it be changed outside
-    state = (*((part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts), weights.out_features, weights.in_features)
-    key = tuple(map(id, parts))
-    known = _checked.get(key)
-    if known is not None and known[1] == state and all(seen() is part for seen, part in zip(known[0], parts, strict=True)):
-        return
-    packed_of(weights)
-    seen_first = weakref.ref(parts[0], lambda _: _checked.pop(key, None))
-    _checked[key] = ((seen_first, *map(weakref.ref, parts[1:])), state)
+    parts = tuple(part for part in weights[:5] if part is not None)
+    check_once(parts, (weights.out_features, weights.in_features), lambda: packed_of(weights))
 
 
 @torch.library.custom_op("xmsim::dense_linear", mutates_args=(), schema=f"(Tensor x, Tensor values, {_REST}, Tensor? b) -> Tensor")

@@ -3,6 +3,7 @@
 No matrix of scores is stored. On low-bit scores, which are exact, every bit equals the reference: rows in which the rounding of float32
 exponentials could have decided are handed back to it. Exact scores differ from the reference's in their last digits, because a dot
 product is added up in another order, and so may a decision that these digits make. Without compiled kernels NumPy makes the masks.
+With device="cuda" the CUDA kernels make those that they serve (`xmsim.reference.kernels.cuda.masks`), the same bits as here.
 
 Imports only numpy and ctypes.
 """
@@ -20,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xmsim.reference.attention import (
+    group_max_scores,
+    group_sum_scores,
     nm_keep,
     predict_scores,
     salo_keep,
@@ -34,7 +37,7 @@ from xmsim.reference.kernels.native import Isa, address, default_threads, kernel
 
 Judge = Callable[[np.ndarray, int], np.ndarray]  # scores [rows, keys] and the position of the first query -> bool [rows, keys]
 
-NATIVE, NUMPY = "native", "numpy"
+NATIVE, CUDA, NUMPY = "native", "cuda", "numpy"
 _TILE_QUERIES = 256  # scored together by the reference
 _LARGEST_SCORE = 1e38  # below float32's range with room for a row's span
 _EXACT_INTEGERS = 1 << 24  # of float32
@@ -119,44 +122,73 @@ class Mask:
     words: npt.NDArray[np.uint64]  # [heads, queries, ceil(keys / 64)]; bit j % 64 of word j // 64 is key j, little-endian
     kept: npt.NDArray[np.int32]  # [heads, queries]
     keys: int
-    kernel: str  # "native" or "numpy"
+    kernel: str  # "native", "cuda" or "numpy"
     isa: Isa | None  # of the native kernel
-    judged_rows: int  # rows that the native kernel handed back to the reference
+    judged_rows: int  # rows that a kernel handed back to the reference
 
     def keep(self) -> npt.NDArray[np.bool_]:
         """The mask, unpacked; bool [heads, queries, keys]."""
         return np.unpackbits(self.words.view(np.uint8), axis=-1, count=self.keys, bitorder="little").view(bool)
 
 
-def xm_mask(source: ScoreSource, *, threads: int | None = None, **parameters: Any) -> Mask:
+def xm_mask(source: ScoreSource, *, threads: int | None = None, device: str = "cpu", **parameters: Any) -> Mask:
     """The mask that `xm_keep` makes with these parameters; raises as it does."""
-    return _mask(source, _Rule.of_xm(0, source.k.shape[1], **parameters), lambda scores, _: xm_keep(scores, **parameters), threads)
+    rule = Rule.of_xm(0, source.k.shape[1], **parameters)
+    return _mask(source, rule, lambda scores, _: xm_keep(scores, **parameters), threads, device)
 
 
-def xm_causal_mask(source: ScoreSource, *, threads: int | None = None, **parameters: Any) -> Mask:
+def xm_causal_mask(source: ScoreSource, *, threads: int | None = None, device: str = "cpu", **parameters: Any) -> Mask:
     """The mask that `xm_causal_keep` makes with these parameters; raises as it does."""
-    return _mask(source, _Rule.of_xm(1, source.k.shape[1], **parameters), lambda scores, _: xm_causal_keep(scores, **parameters), threads)
+    rule = Rule.of_xm(1, source.k.shape[1], **parameters)
+    return _mask(source, rule, lambda scores, _: xm_causal_keep(scores, **parameters), threads, device)
 
 
-def nm_mask(source: ScoreSource, *, kept: int, block: int, threads: int | None = None) -> Mask:
+def nm_mask(source: ScoreSource, *, kept: int, block: int, threads: int | None = None, device: str = "cpu") -> Mask:
     """The mask that `nm_keep` makes with these parameters; raises as it does."""
-    return _mask(source, _Rule(kind=2, block=block, kept_high=kept), lambda scores, _: nm_keep(scores, kept=kept, block=block), threads)
+    rule = Rule(kind=2, block=block, kept_high=kept)
+    return _mask(source, rule, lambda scores, _: nm_keep(scores, kept=kept, block=block), threads, device)
 
 
-def topk_mask(source: ScoreSource, *, kept: int, threads: int | None = None) -> Mask:
+def topk_mask(source: ScoreSource, *, kept: int, threads: int | None = None, device: str = "cpu") -> Mask:
     """The mask that `topk_keep` makes with these parameters; raises as it does."""
-    return _mask(source, _Rule(kind=3, kept_high=kept), lambda scores, _: topk_keep(scores, kept=kept), threads)
+    return _mask(source, Rule(kind=3, kept_high=kept), lambda scores, _: topk_keep(scores, kept=kept), threads, device)
 
 
-def sanger_mask(source: ScoreSource, *, threshold: float, threads: int | None = None) -> Mask:
+def sanger_mask(source: ScoreSource, *, threshold: float, threads: int | None = None, device: str = "cpu") -> Mask:
     """The mask that `sanger_keep` makes with these parameters; raises as it does."""
-    return _mask(source, _Rule(kind=4, high=threshold), lambda scores, _: sanger_keep(scores, threshold=threshold), threads)
+    return _mask(source, Rule(kind=4, high=threshold), lambda scores, _: sanger_keep(scores, threshold=threshold), threads, device)
 
 
-def salo_mask(source: ScoreSource, *, threads: int | None = None, **parameters: int) -> Mask:
+def salo_mask(source: ScoreSource, *, threads: int | None = None, device: str = "cpu", **parameters: int) -> Mask:
     """The mask that `salo_keep` makes with these parameters, all of them named; raises as it does."""
-    rule = _Rule(kind=5, **parameters)
-    return _mask(source, rule, lambda scores, first: salo_keep(scores, query_offset=first, **parameters), threads, tile=parameters["block"])
+    rule = Rule(kind=5, **parameters)
+    return _mask(
+        source,
+        rule,
+        lambda scores, first: salo_keep(scores, query_offset=first, **parameters),
+        threads,
+        device,
+        tile=parameters["block"],
+    )
+
+
+def xm_shared_mask(source: ScoreSource, *, by_largest: bool, device: str, **parameters: Any) -> Mask | None:
+    """The mask that `xm_keep` makes of a group's summed (largest) probabilities, for each of its heads; None: no kernel serves it here.
+
+    Raises:
+        ValueError: as `xm_keep` does.
+    """
+    if not device.startswith("cuda"):
+        return None
+    from xmsim.reference.kernels.cuda.masks import device_shared_mask  # which reads this module
+
+    combine = group_max_scores if by_largest else group_sum_scores
+
+    def judge(scores: np.ndarray, _: int) -> np.ndarray:
+        return xm_keep(combine(scores, kv_heads=1), **parameters)[0]
+
+    judge(np.zeros((1, 1, 1), np.float32), 0)  # the reference checks its own arguments
+    return device_shared_mask(source, Rule.of_xm(0, source.k.shape[1], **parameters), judge, device, by_largest=by_largest)
 
 
 class _Scores(ctypes.Structure):
@@ -168,8 +200,8 @@ class _Scores(ctypes.Structure):
     )
 
 
-class _Rule(ctypes.Structure):
-    """`MaskRule` of mask_job.h."""
+class Rule(ctypes.Structure):
+    """`MaskRule` of mask_job.h; the CUDA kernels read it too."""
 
     _fields_ = (
         *((name, c_int64) for name in ("kind", "block", "kept_high", "kept_low")),
@@ -178,9 +210,7 @@ class _Rule(ctypes.Structure):
     )
 
     @classmethod
-    def of_xm(
-        cls, kind: int, keys: int, *, block: int, kept_high: int, kept_low: int, threshold_high: float, threshold_low: float
-    ) -> _Rule:
+    def of_xm(cls, kind: int, keys: int, *, block: int, kept_high: int, kept_low: int, threshold_high: float, threshold_low: float) -> Rule:
         beyond = 2 * max(keys / block, 1)  # as in the reference: no share is that high
         high, low = min(threshold_high, beyond), min(threshold_low, beyond)
         return cls(kind=kind, block=block, kept_high=kept_high, kept_low=kept_low, high=high, low=low)
@@ -192,11 +222,16 @@ class _Out(ctypes.Structure):
     _fields_ = tuple((name, c_void_p) for name in ("words", "kept", "doubtful", "packed_keys"))
 
 
-def _mask(source: ScoreSource, rule: _Rule, judge: Judge, threads: int | None, tile: int = 1) -> Mask:
+def _mask(source: ScoreSource, rule: Rule, judge: Judge, threads: int | None, device: str, tile: int = 1) -> Mask:
     """The mask of a rule; `judge` is its reference, which decides `tile` neighbouring rows together."""
     judge(np.zeros((1, 1), np.float32), 0)  # the reference checks its own arguments
-    make = kernel("xm_make_masks", c_int, POINTER(_Scores), POINTER(_Rule), POINTER(_Out), c_int)
-    factors = _Factors.of(source)
+    if device.startswith("cuda"):
+        from xmsim.reference.kernels.cuda.masks import device_mask  # which reads this module
+
+        if (made := device_mask(source, rule, judge, device)) is not None:
+            return made
+    make = kernel("xm_make_masks", c_int, POINTER(_Scores), POINTER(Rule), POINTER(_Out), c_int)
+    factors = Factors.of(source, *(np.abs(x).max() for x in (source.q, source.k)))
     if make is None or not factors.are_served(source):
         return _judged(source, judge, tile)
     heads, queries, dim = source.q.shape
@@ -213,17 +248,13 @@ def _mask(source: ScoreSource, rule: _Rule, judge: Judge, threads: int | None, t
         *(source.first_position, source.causal, source.window or 0),
     )
     used = make(scores, rule, _Out(*(address(x) for x in (words, kept, doubtful, packed))), threads or default_threads())
-    judged = 0
-    if source.prediction is not None:  # its scores are exact, so that the reference, given the same, decides the same
-        for head in map(int, np.flatnonzero(doubtful.any(axis=1))):
-            rows = np.flatnonzero(doubtful[head])
-            words[head, rows], kept[head, rows] = _packed(judge(source.scores(head, rows), 0))
-            judged += len(rows)
+    # low-bit scores are exact, so that the reference, given the same, decides the same
+    judged = 0 if source.prediction is None else judge_rows(source.scores, judge, words, kept, doubtful)
     return Mask(words, kept, keys, NATIVE, get_args(Isa)[used], judged)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Factors:
+class Factors:
     """Numbers of a source as the kernel reads them, one a head; float32. The last four belong to low-bit scores."""
 
     factor: np.ndarray
@@ -234,9 +265,9 @@ class _Factors:
     largest: float = 0.0  # of q·k
 
     @classmethod
-    def of(cls, source: ScoreSource) -> _Factors:
+    def of(cls, source: ScoreSource, q_found: np.float32, k_found: np.float32) -> Factors:
+        """Those of a source whose operands' largest magnitudes were found to be these."""
         heads, kv_heads, dim = len(source.q), len(source.k), source.q.shape[2]
-        q_found, k_found = (np.abs(x).max() for x in (source.q, source.k))
         if source.prediction is None:
             if not np.isfinite(q_found + k_found):
                 raise ValueError("q, k: NaN or infinity; operands must be finite")
@@ -274,6 +305,20 @@ class _Factors:
         return max(self.largest, self.largest * float(np.abs(self.factor).max()) + slope * source.k.shape[1]) < _LARGEST_SCORE
 
 
+def judge_rows(
+    scores: Callable[[int, np.ndarray], np.ndarray], judge: Judge, words: np.ndarray, kept: np.ndarray, doubtful: np.ndarray
+) -> int:
+    """Decide the doubtful rows, [heads, queries], by the reference, in place; how many there were.
+
+    `scores` gives the judge those of some queries of a head.
+    """
+    for head in map(int, np.flatnonzero(doubtful.any(axis=1))):
+        marked = np.flatnonzero(doubtful[head])
+        for rows in np.split(marked, range(_TILE_QUERIES, len(marked), _TILE_QUERIES)):
+            words[head, rows], kept[head, rows] = packed_rows(judge(scores(head, rows), 0))
+    return int(np.count_nonzero(doubtful))
+
+
 def _judged(source: ScoreSource, judge: Judge, tile: int) -> Mask:
     """The mask by the reference, a few rows at a time."""
     heads, queries, _ = source.q.shape
@@ -284,11 +329,11 @@ def _judged(source: ScoreSource, judge: Judge, tile: int) -> Mask:
     for head in range(heads):
         for start, stop in pairwise(starts):
             scores = source.scores(head, np.arange(start, stop))
-            words[head, start:stop], kept[head, start:stop] = _packed(judge(scores, first + start))
+            words[head, start:stop], kept[head, start:stop] = packed_rows(judge(scores, first + start))
     return Mask(words, kept, source.k.shape[1], NUMPY, None, heads * queries)
 
 
-def _packed(keep: np.ndarray) -> tuple[npt.NDArray[np.uint64], np.ndarray]:
+def packed_rows(keep: np.ndarray) -> tuple[npt.NDArray[np.uint64], np.ndarray]:
     """Words and counts of the rows of a mask, bool [rows, keys]."""
     padded = np.pad(keep, ((0, 0), (0, -keep.shape[1] % 64)))
     return np.packbits(padded, axis=1, bitorder="little").view(np.uint64), np.count_nonzero(keep, axis=1)

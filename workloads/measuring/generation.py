@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +17,15 @@ from xmsim.workloads.measuring.generation_profile import profile_generation
 from xmsim.workloads.measuring.generation_record import GenerationRecord, LinearRun
 from xmsim.workloads.measuring.host import available_cores, describe_host
 from xmsim.workloads.measuring.linear_timing import time_linear
-from xmsim.workloads.measuring.linear_variants import TORCH, LinearVariants
+from xmsim.workloads.measuring.linear_variants import SPDP, TORCH, LinearVariants
 from xmsim.workloads.measuring.threads import thread_limit
 from xmsim.workloads.models import native_attention
-from xmsim.workloads.models.linear_exchange import linear_layers, restore_layers
+from xmsim.workloads.models.linear_exchange import linear_layers, restore_layers, set_thresholds
 from xmsim.workloads.models.loading import load_model
 from xmsim.workloads.models.shape import load_shape, random_model
 
 ATTENTION_BACKENDS = ("sdpa", "eager", "flash_attention_2")  # transformers' own; besides there is our dense kernel, and methods
-DTYPES = ("bfloat16", "float32")
-SPDP = "spdp"  # the kernel that reads no column whose input is small
+DTYPES = ("bfloat16", "float32", "float16")
 Progress = Callable[[str, int, int], None]  # (what, done, of how many)
 
 
@@ -42,6 +41,7 @@ class GenerationPlan:
     histograms: Path | None = None  # as load_histograms takes them
     include: tuple[str, ...] | None = None  # as in sparsify
     attention: str = "sdpa"
+    device: str = "cpu"  # on cuda torch's own layers alone run
     dtype: str = "bfloat16"
     batch: int = 1
     input_tokens: int = 128
@@ -59,7 +59,9 @@ class GenerationPlan:
             if getattr(self, name) < least:
                 raise XmsimError(f"{name}: {getattr(self, name)} is too few; choose at least {least}")
         if self.dtype not in DTYPES:
-            raise XmsimError(f"dtype: no {self.dtype}; our kernels compute in {' or '.join(DTYPES)}")
+            raise XmsimError(f"dtype: no {self.dtype}; our kernels compute in {', '.join(DTYPES)}")
+        if self.device != "cpu":
+            _check_gpu(self)
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise XmsimError(f"sparsity: {self.sparsity} is not a share; choose at least 0 and less than 1")
         if (self.dynamic_sparsity is None) != (self.histograms is None):
@@ -83,11 +85,12 @@ def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, d
         for layer in linear_layers(model, include=plan.include).values():
             shapes.setdefault(_shape_of(layer), layer)
         linears: list[LinearRun] = []
-        for done, ((in_features, out_features), layer) in enumerate(shapes.items() if plan.layer_repeats else ()):
+        for done, ((in_features, out_features), layer) in enumerate(shapes.items() if plan.layer_repeats and plan.device == "cpu" else ()):
             progress("layer shapes", done, len(shapes))
             linears += time_linear(
                 *(in_features, out_features, plan.kernels),
                 sparsity=_zeros(layer) if plan.sparsity is None else plan.sparsity,
+                dynamic_sparsity=plan.dynamic_sparsity or 0.0,
                 tokens=plan.batch,
                 dtype=plan.dtype,
                 threads=threads,
@@ -101,7 +104,7 @@ def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, d
             progress=lambda done, layers: progress("prepare layers", done, layers),
         )
         if plan.dynamic_sparsity is not None and plan.histograms is not None:
-            _set_thresholds(variants, activation_thresholds(load_histograms(plan.histograms), plan.dynamic_sparsity))
+            set_thresholds(variants.layers[SPDP], activation_thresholds(load_histograms(plan.histograms), plan.dynamic_sparsity))
         with ExitStack() as stack:
             if plan.attention in ATTENTION_BACKENDS:
                 _use_attention(model, plan.attention)
@@ -121,6 +124,7 @@ def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, d
             )
             profiles = profile_generation(model, variants, prompt, plan.new_tokens) if plan.profile else {}
     conditions = {
+        "device": plan.device,
         "dtype": plan.dtype,
         "batch": plan.batch,
         "input_tokens": plan.input_tokens,
@@ -143,12 +147,25 @@ def _model(plan: GenerationPlan) -> tuple[str, Any, str]:
         raise XmsimError("a plan names a model or a shape, and not both")
     if plan.shape is not None:
         name = Path(plan.shape).stem if plan.shape.endswith((".yaml", ".yml")) else plan.shape
-        return name, random_model(load_shape(plan.shape), dtype=plan.dtype), "random"
-    loaded = load_model(str(plan.model), dtype=plan.dtype, tokenizer=False)
+        return name, random_model(load_shape(plan.shape), dtype=plan.dtype).to(plan.device), "random"
+    loaded = load_model(str(plan.model), dtype=plan.dtype, device=plan.device, tokenizer=False)
     restore_layers(loaded.model)  # of a packed folder
     if not hasattr(loaded.model, "generate") or loaded.model.get_output_embeddings() is None:
         raise XmsimError(f"{loaded.name}: generates no text; give a causal language model")
     return loaded.name, loaded.model, "trained"
+
+
+def _check_gpu(plan: GenerationPlan) -> None:
+    import torch
+
+    if not plan.device.startswith("cuda"):
+        raise XmsimError(f"device: no {plan.device}; choose cpu or cuda")
+    if not torch.cuda.is_available():
+        raise XmsimError(f"device {plan.device}: torch finds no CUDA GPU on this host; use --device cpu")
+    if others := [kernel for kernel in plan.kernels if kernel != TORCH]:
+        raise XmsimError(
+            f"device {plan.device}: kernel {others[0]} runs on the CPU only; measure torch's own layers there, with --kernel torch"
+        )
 
 
 def _use_attention(model: Any, backend: str) -> None:
@@ -159,13 +176,6 @@ def _use_attention(model: Any, backend: str) -> None:
         raise XmsimError(
             f"attention {backend} is not possible here ({reason}); choose another of {', '.join(ATTENTION_BACKENDS)}"
         ) from error
-
-
-def _set_thresholds(variants: LinearVariants, thresholds: Mapping[str, float]) -> None:
-    for name, layer in variants.layers[SPDP].items():
-        if name not in thresholds:
-            raise XmsimError(f"{name}: no histogram of what this layer reads; extract them with --activations from this model")
-        layer.threshold = thresholds[name]
 
 
 def _shape_of(layer: Any) -> tuple[int, int]:
@@ -186,7 +196,7 @@ def _prompt(model: Any, plan: GenerationPlan) -> Any:
     if limit and plan.input_tokens + plan.new_tokens > limit:
         raise XmsimError(f"{plan.input_tokens} + {plan.new_tokens} tokens do not fit the {limit} positions of this model; ask for fewer")
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(model.config.vocab_size, (plan.batch, plan.input_tokens), generator=generator)
+    return torch.randint(model.config.vocab_size, (plan.batch, plan.input_tokens), generator=generator).to(plan.device)
 
 
 def kernels_of(names: Sequence[str]) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ class LinearRun:
     in_features: int
     out_features: int
     tokens: int
-    kernel: str  # torch, packed, bitmap or bitmap_int8
+    kernel: str  # torch, packed, bitmap, bitmap_int8, spdp, tcabme or 2:4
     isa: str  # of our kernels; "" for torch's
     dtype: str
     sparsity: float  # share of zeros in the weights
@@ -49,7 +49,7 @@ class LinearRun:
 class GenerationRun:
     """Prefill and decode of a whole model on one kind of linear layer."""
 
-    kernel: str  # torch, packed, bitmap or bitmap_int8
+    kernel: str  # torch, packed, bitmap, bitmap_int8, spdp, tcabme or 2:4
     attention: str  # sdpa, ... or the name of an attached method
     exchanged_layers: int  # 0 on torch
     weight_bytes: int  # of the linear layers

@@ -11,7 +11,7 @@ from xmsim.reference.kernels import native
 from xmsim.workloads.measurement import Timing
 from xmsim.workloads.measuring.generate_timing import paired_ratio
 from xmsim.workloads.measuring.generation_record import LinearRun
-from xmsim.workloads.measuring.linear_variants import TORCH, pruned_linear, stored_bytes
+from xmsim.workloads.measuring.linear_variants import SPDP, TORCH, TWO_FOUR, pruned_linear, stored_bytes
 from xmsim.workloads.models.linear_exchange import kernel_layer
 
 CACHE_BYTES = 1 << 27  # copies of the weights together are larger than any cache, and are used in turn
@@ -24,6 +24,7 @@ def time_linear(
     kernels: Sequence[str],
     *,
     sparsity: float,
+    dynamic_sparsity: float = 0.0,
     tokens: int = 1,
     dtype: str = "bfloat16",
     threads: int,
@@ -32,6 +33,10 @@ def time_linear(
 ) -> tuple[LinearRun, ...]:
     """Time one shape; the kernels take turns, and every call finds its weights in memory, not in a cache.
 
+    Args:
+        sparsity: share of the weights that is zero; with kernel 2:4 it is half, two of each four.
+        dynamic_sparsity: share of the inputs that kernel spdp skips.
+        tokens: one of each of so many sequences, as in decoding.
     Raises:
         XmsimError: a kernel's result is wrong on this host.
     """
@@ -41,11 +46,13 @@ def time_linear(
     kind = getattr(torch, dtype)
     plain = torch.nn.Linear(in_features, out_features, bias=False, device="meta", dtype=kind)
     plain.weight = torch.nn.Parameter(torch.randn(out_features, in_features, generator=generator).mul_(0.02).to(kind), requires_grad=False)
-    plain = pruned_linear(plain, sparsity)
+    plain = pruned_linear(plain, sparsity, two_of_four=TWO_FOUR in kernels)
     copies = min(MOST_COPIES, -(-CACHE_BYTES // stored_bytes(plain)))
-    x = torch.randn(tokens, in_features, generator=generator).to(kind)
+    x = torch.randn(tokens, 1, in_features, generator=generator).to(kind)
     layers = {kernel: [copied(plain) if kernel == TORCH else kernel_layer(plain, kernel) for _ in range(copies)] for kernel in kernels}  # type: ignore[arg-type]
     errors = {kernel: checked_error(layers[kernel][0], plain, x, kernel) for kernel in kernels}
+    for layer in layers.get(SPDP, ()):
+        layer.threshold = float(x.abs().float().quantile(dynamic_sparsity)) if dynamic_sparsity else 0.0
     samples_ms: dict[str, list[float]] = {kernel: [] for kernel in kernels}
     with torch.inference_mode():
         for turn in range(repeats + copies):  # the first round over the copies warms up
@@ -87,9 +94,10 @@ def checked_error(layer: Any, plain: Any, x: Any, kernel: str) -> tuple[float, f
     """
     import torch
 
+    x = x.reshape(-1, plain.in_features)
     with torch.inference_mode():
         exact = x.double() @ plain.weight.double().t()
-        error = float((layer(x).double() - exact).abs().max())
+        error = float((layer(x[:, None])[:, 0].double() - exact).abs().max())
         usual = float((plain(x).double() - exact).abs().max())
     bound = 2 * usual + torch.finfo(x.dtype).eps * float(exact.abs().max())
     if kernel == "bitmap_int8":

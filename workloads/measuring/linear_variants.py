@@ -11,6 +11,8 @@ from xmsim.workloads.models.shape import huge_tensor
 
 TORCH = "torch"  # nn.Linear as it is
 KERNELS = (TORCH, *get_args(Format))
+SPDP, TEAL = "spdp", "teal"  # the kernels that read no column whose input is small
+TWO_FOUR = "2:4"
 
 
 class LinearVariants:
@@ -30,11 +32,11 @@ class LinearVariants:
         Args:
             model: a transformers model; changed in place, and left with the first kernel's layers.
             kernels: of KERNELS.
-            sparsity: share of each weight matrix that is pruned; None: weights stay as they are.
+            sparsity: share of each weight matrix that is pruned, with kernel 2:4 two of each four; None: weights stay as they are.
             include: as in `sparsify`.
             progress: called after each layer.
         Raises:
-            XmsimError: no such kernel, or no layer that matches.
+            XmsimError: no such kernel, no layer that matches, or weights that a kernel's format does not hold.
         """
         for kernel in kernels:
             if kernel not in KERNELS:
@@ -43,9 +45,14 @@ class LinearVariants:
         self.layers: dict[str, dict[str, Any]] = {kernel: {} for kernel in kernels}
         chosen = linear_layers(model, include=include)
         for done, name in enumerate(list(chosen)):
-            plain = pruned_linear(chosen.pop(name), sparsity)
+            plain = pruned_linear(chosen.pop(name), sparsity, two_of_four=bool(sparsity) and TWO_FOUR in kernels)
             for kernel in kernels:
-                self.layers[kernel][name] = plain if kernel == TORCH else kernel_layer(plain, kernel)  # type: ignore[arg-type]
+                try:
+                    self.layers[kernel][name] = plain if kernel == TORCH else kernel_layer(plain, kernel)  # type: ignore[arg-type]
+                except ValueError as error:
+                    if isinstance(error, XmsimError):
+                        raise
+                    raise XmsimError(f"{name} cannot be stored as {kernel}: {error}") from error
             put_layer(model, name, self.layers[kernels[0]][name])
             progress(done + 1, done + 1 + len(chosen))
 
@@ -59,16 +66,17 @@ class LinearVariants:
         return sum(stored_bytes(layer) for layer in self.layers[kernel].values())
 
 
-def pruned_linear(layer: Any, sparsity: float | None) -> Any:
-    """A linear layer with the same bias and a copy of the weights in huge pages, the smallest of them zero."""
+def pruned_linear(layer: Any, sparsity: float | None, *, two_of_four: bool = False) -> Any:
+    """A linear layer with the same bias and a copy of the weights in huge pages, the smallest of them zero, or two of each four."""
     from torch import nn
 
     from xmsim.reference.weights import magnitude_keep
 
     weight = layer.weight.detach() if isinstance(layer, nn.Linear) else layer.weight.detach().t()
-    kept = huge_tensor(tuple(weight.shape), weight.dtype)
-    kept.copy_(weight)
-    if sparsity:
+    kept = weight.clone() if weight.is_cuda else huge_tensor(tuple(weight.shape), weight.dtype).copy_(weight)
+    if two_of_four:
+        kept.mul_(magnitude_keep(kept, kept=2, block=4))
+    elif sparsity:
         kept.mul_(magnitude_keep(kept, sparsity=sparsity))
     plain = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device="meta", dtype=weight.dtype)
     plain.weight = nn.Parameter(kept, requires_grad=False)

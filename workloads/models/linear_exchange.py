@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
 from xmsim.workloads.models.loading import LoadedModel, ModelError
 
-# sparse; sparse with int8 weights; dense, in our kernels' order; sparse by columns, which are skipped where an input is zero
-Format = Literal["bitmap", "bitmap_int8", "packed", "spdp"]
+# sparse; sparse with int8 weights; dense, in our kernels' order; sparse by columns, which are skipped where an input is zero; SpInfer's
+# tiles; two of four; dense by columns, which are skipped where an input is zero
+Format = Literal["bitmap", "bitmap_int8", "packed", "spdp", "tcabme", "2:4", "teal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,16 @@ def sparsify(
     names it.
 
     Args:
-        model: any nn.Module, or a LoadedModel; changed in place.
+        model: any nn.Module, or a LoadedModel, on the CPU or on a GPU, whose layers are then packed and run there; changed in place.
         include, exclude: patterns of module names (`*` stands for anything), e.g. "*.mlp.*"; None includes all and excludes none.
-        format: bitmap (zeros are not stored), bitmap_int8 (the rest in int8 with a scale per output), packed (dense), or spdp (zeros are
-            not stored, and decoding reads no column whose input is zero).
+        format: bitmap (zeros are not stored), bitmap_int8 (the rest in int8 with a scale per output), packed (dense), spdp (zeros are
+            not stored, and decoding reads no column whose input is zero; `set_thresholds` makes more of them count as zero), tcabme
+            (SpInfer's tiles), 2:4 (weights that are pruned so) or teal (dense; decoding reads no column whose input is small). On a GPU
+            there are bitmap (which is tcabme), tcabme, spdp, teal and 2:4 (torch's own), on the CPU all but teal.
         dtype: torch dtype of the weights from now on; None: as they are.
     Returns: the same model; `exchanged_layers` lists what was done.
     Raises:
-        ModelError: no layer matches, a pattern matches nothing, or no such format.
+        ModelError: no layer matches, a pattern matches nothing, no such format, or weights that it does not hold.
     """
     network = model.model if isinstance(model, LoadedModel) else model
     exchange_layers(network, linear_layers(network, include=include, exclude=exclude), format, dtype)
@@ -84,7 +87,7 @@ def all_layers(model: Any) -> dict[str, Any]:
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
 
-    kinds = (Linear, Conv1D, *kernel_kinds().values())
+    kinds = (Linear, Conv1D, *kernel_kinds().values(), *gpu_kinds().values())
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     found = {name: module for name, module in model.named_modules() if isinstance(module, kinds) and module is not head}
     if not found:
@@ -95,16 +98,38 @@ def all_layers(model: Any) -> dict[str, Any]:
 def exchange_layers(model: Any, layers: dict[str, Any], format: Format, dtype: Any = None) -> None:
     """Put a layer of our kernels in the place of each of these, one after the other, so that no more than one is held twice."""
     for name in list(layers):
-        put_layer(model, name, kernel_layer(layers.pop(name), format, dtype))
+        try:
+            put_layer(model, name, kernel_layer(layers.pop(name), format, dtype))
+        except (TypeError, ValueError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(f"{name} cannot be stored as {format}: {error}") from error
+
+
+def set_thresholds(layers: Mapping[str, Any], thresholds: Mapping[str, float]) -> None:
+    """Tell layers of format spdp or teal from which magnitude on an input counts when they decode.
+
+    Args:
+        layers: {module name: layer}, all of them of such a format.
+        thresholds: {module name: magnitude}, as `activation_thresholds` makes them.
+    Raises:
+        ModelError: a layer without a threshold.
+    """
+    for name, layer in layers.items():
+        if name not in thresholds:
+            raise ModelError(f"{name}: no histogram of what this layer reads; extract them with --activations from this model")
+        layer.threshold = thresholds[name]
 
 
 def kernel_layer(layer: Any, format: Format, dtype: Any = None) -> Any:
     """The layer of our kernels that computes what an nn.Linear or a Conv1D computes; raises as `sparsify`."""
     from torch import nn
 
-    kinds = kernel_kinds()
-    if format not in kinds:
+    if format not in get_args(Format):
         raise ModelError(f"no format {format}; linear layers are stored as {', '.join(get_args(Format))}")
+    place, kinds = ("a GPU", gpu_kinds()) if lies_on_gpu(layer) else ("the CPU", kernel_kinds())
+    if format not in kinds:
+        raise ModelError(f"format {format} does not run on {place}, where the model lies; there are {', '.join(kinds)}")
     if not isinstance(layer, nn.Linear):  # a Conv1D holds its matrix [in, out]
         layer = plain_layer(layer.weight.detach().t().contiguous(), layer.bias)
     return kinds[format].from_linear(layer if dtype is None else layer.to(dtype))
@@ -112,9 +137,34 @@ def kernel_layer(layer: Any, format: Format, dtype: Any = None) -> Any:
 
 def kernel_kinds() -> dict[str, Any]:
     """The module of each format."""
-    from xmsim.reference.kernels import DenseLinear, Int8SparseLinear, SparseLinear, SpdpLinear
+    from xmsim.reference.kernels import DenseLinear, Int8SparseLinear, SparseLinear, SpdpLinear, TcaBmeLinear, TwoFourLinear
 
-    return {"bitmap": SparseLinear, "bitmap_int8": Int8SparseLinear, "packed": DenseLinear, "spdp": SpdpLinear}
+    return {
+        "bitmap": SparseLinear,
+        "bitmap_int8": Int8SparseLinear,
+        "packed": DenseLinear,
+        "spdp": SpdpLinear,
+        "tcabme": TcaBmeLinear,
+        "2:4": TwoFourLinear,
+    }
+
+
+def gpu_kinds() -> dict[str, Any]:
+    """The module of each format on a GPU."""
+    from xmsim.reference.kernels.cuda.modules import GpuSpdpLinear, GpuTcaBmeLinear, GpuTealLinear, GpuTwoFourLinear
+
+    return {
+        "bitmap": GpuTcaBmeLinear,
+        "tcabme": GpuTcaBmeLinear,
+        "spdp": GpuSpdpLinear,
+        "teal": GpuTealLinear,
+        "2:4": GpuTwoFourLinear,
+    }
+
+
+def lies_on_gpu(layer: Any) -> bool:
+    """Whether a linear layer's weights do."""
+    return bool(layer.weight.is_cuda)
 
 
 def plain_layer(weight: Any, bias: Any) -> Any:
@@ -142,7 +192,7 @@ def restore_layers(model: Any) -> None:
 
 def exchanged_layers(model: Any) -> tuple[ExchangedLayer, ...]:
     """The layers of a model that run on our kernels, in the model's order."""
-    formats = {kind: name for name, kind in kernel_kinds().items()}
+    formats = {kind: name for kinds in (kernel_kinds(), gpu_kinds()) for name, kind in kinds.items()}
     network = model.model if isinstance(model, LoadedModel) else model
     return tuple(
         ExchangedLayer(
@@ -161,6 +211,8 @@ def exchanged_layers(model: Any) -> tuple[ExchangedLayer, ...]:
 
 def element_bytes(layer: Any) -> int:
     """Bytes of one stored weight of a layer of ours."""
+    if type(layer) in gpu_kinds().values():
+        return int(layer.dtype.itemsize)
     packed = layer.packed()
     return int(packed.order.element_bytes if hasattr(packed, "order") else packed.values.itemsize)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xmsim.reference.formats import ColumnBitmap, DenseTiles, SparseBitmap, StoredFormat, read_format
+from xmsim.reference.formats import FORMATS, DenseTiles, Macko, SparseBitmap, StoredFormat, read_format
 from xmsim.workloads.models.linear_exchange import kernel_kinds, plain_layer, put_layer
 
 LAYERS_FILE = "linear_layers.safetensors"  # xmsim.weights: the matrices of the linear layers by their modules' names
@@ -34,8 +34,8 @@ def read_packed_folder(folder: str) -> tuple[dict[str, Any], dict[str, StoredFor
 def put_packed_layers(model: Any, matrices: Matrices, dtype: Any) -> None:
     """Put a layer for each matrix in the place of the model's own, whose bias it takes over.
 
-    On the CPU it is that of the format. No kernel of ours reads tcabme, 2:4 or macko there: those are unpacked and go to the bitmap's.
-    Elsewhere all are unpacked into plain layers.
+    On the CPU it is that of the format; only macko, which no kernel of ours reads there, is unpacked and goes to the bitmap's. Elsewhere
+    all are unpacked into plain layers.
 
     Args:
         dtype: torch dtype; matrices that are stored in another are unpacked, rounded and packed again, int8 stays.
@@ -57,8 +57,9 @@ def _kernel_layer(matrix: StoredFormat, bias: Any, dtype: Any) -> Any:
     element = matrix.order.element if isinstance(matrix, SparseBitmap | DenseTiles) else matrix.element
     if isinstance(matrix, SparseBitmap) and element == "int8":
         return kinds["bitmap_int8"].from_packed(matrix, bias)
-    kind = kinds["packed" if isinstance(matrix, DenseTiles) else "spdp" if isinstance(matrix, ColumnBitmap) else "bitmap"]
-    if element != str(dtype).removeprefix("torch.") or not isinstance(matrix, SparseBitmap | DenseTiles | ColumnBitmap):
+    stored_as = next(name for name, form in FORMATS.items() if type(matrix) is form)
+    kind = kinds[stored_as if stored_as in kinds else "bitmap"]
+    if element != str(dtype).removeprefix("torch.") or isinstance(matrix, Macko):
         return kind.from_linear(_dense_layer(matrix, bias, dtype))
     return kind.from_packed(matrix, bias)
 

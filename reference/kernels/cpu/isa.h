@@ -8,7 +8,14 @@
 
 #if !defined(XM_X86) && defined(__x86_64__)
 #define XM_X86 1
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 says so of its own undefined registers (its bug 105593)
+#endif
 #include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #define XM_AVX2_SET "avx2,fma,f16c,bmi,bmi2,popcnt,lzcnt"
 #define XM_AVX512_SET \
   XM_AVX2_SET ",avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni,avx512bf16,avx512vpopcntdq,avx512bitalg"

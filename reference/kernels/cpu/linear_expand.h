@@ -1,32 +1,18 @@
-// From bitmap and values back to whole rows, one tile after the other.
+// From what is stored back to whole rows, one tile after the other.
 #pragma once
 
 #include "isa.h"
-#include "linear_format.h"
+#include "linear_cursors.h"
 
 namespace xmsim {
 
-// Where the next row of a column block starts.
-template <class E>
-struct BitmapCursor {
-  const typename E::Mask* mask;
-  const typename E::Bits* value;
-
-  BitmapCursor(const PackedWeights& weights, int64_t block)
-      : mask(static_cast<const typename E::Mask*>(weights.bitmap) + block * weights.k_tiles<E>() * 2 * kTileRows),
-        value(static_cast<const typename E::Bits*>(weights.values) + weights.offsets[block]) {}
-};
-
-// Write the next tiles [tiles][16][16] words and move on.
-template <class E>
-using Expand = void (*)(BitmapCursor<E>& cursor, int64_t tiles, uint32_t* words);
-
-template <class E>
-void expand_portable(BitmapCursor<E>& cursor, int64_t tiles, uint32_t* words);
+// Write the next tiles [tiles][16][16] words and move the cursor on; for every cursor of linear_cursors.h.
+template <class Cursor>
+void expand_portable(Cursor& cursor, int64_t tiles, uint32_t* words);
 
 #if XM_X86
-template <class E>
-XM_AVX512 void expand_avx512(BitmapCursor<E>& cursor, int64_t tiles, uint32_t* words);
+template <class Cursor>
+XM_AVX512 void expand_avx512(Cursor& cursor, int64_t tiles, uint32_t* words);
 #endif
 
 }  // namespace xmsim

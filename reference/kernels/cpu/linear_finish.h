@@ -35,10 +35,7 @@ void finish_tokens(const LinearCall& call, int64_t block, int64_t token, int64_t
 // sums [tokens][32] of the block, for the tokens from `token` on.
 template <class Sum>
 void finish(const LinearCall& call, int64_t block, int64_t token, int64_t tokens, const Sum* sums, const float* steps, int raised) {
-  if (call.x_element == Element::float32)
-    finish_tokens<float>(call, block, token, tokens, sums, steps, raised);
-  else
-    finish_tokens<uint16_t>(call, block, token, tokens, sums, steps, raised);
+  with_float(call.x_element, [&](auto x) { finish_tokens<decltype(x)>(call, block, token, tokens, sums, steps, raised); });
 }
 
 }  // namespace xmsim

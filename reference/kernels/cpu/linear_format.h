@@ -14,25 +14,37 @@ constexpr int kTileRows = 16, kTileColumns = 16, kRowWords = 16;
 constexpr int kTileWords = kTileRows * kRowWords;
 constexpr int kBlockColumns = 2 * kTileColumns;
 
-enum class Element : int { float32 = 0, bfloat16 = 1, int8 = 2 };
+enum class Element : int { float32 = 0, bfloat16 = 1, int8 = 2, float16 = 3 };
+
+// How the elements that are not zero are stored. The last three keep orders of their own (expand_*.h) and are brought into this one on
+// the way to the registers; int8 is tiles or bitmap.
+enum class Form : int { tiles = 0, bitmap = 1, tca_bme = 2, column_bitmap = 3, two_four = 4 };
 
 struct Float32 {
   using Bits = uint32_t;
   using Mask = uint16_t;  // one bit for each element of a row
   using Sum = float;
   static constexpr int kPerWord = 1;
+  static constexpr int kInputWords = 1;  // words of an activation that meet one word of weights
 };
 struct Bfloat16 {
   using Bits = uint16_t;
   using Mask = uint32_t;
   using Sum = float;
-  static constexpr int kPerWord = 2;
+  static constexpr int kPerWord = 2, kInputWords = 1;
+};
+// No instruction multiplies pairs of these into float sums everywhere: weights become float32 in a register, activations once for all.
+struct Float16 {
+  using Bits = uint16_t;
+  using Mask = uint32_t;
+  using Sum = float;
+  static constexpr int kPerWord = 2, kInputWords = 2;
 };
 struct Int8 {
   using Bits = uint8_t;
   using Mask = uint64_t;
   using Sum = int32_t;
-  static constexpr int kPerWord = 4;
+  static constexpr int kPerWord = 4, kInputWords = 1;
 };
 
 template <class E>
@@ -42,9 +54,11 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct PackedWeights {
   int64_t out_features, in_features;
-  const void* bitmap;            // Mask [rows of all tiles]; null: every element is stored
+  Form form;
+  const void* bitmap;            // bitmap: Mask [rows of all tiles]; null where every element is stored; else as the form has it
   const void* values;            // the elements whose bit is set; without a bitmap all of them
-  const int64_t* offsets;        // [blocks]: index of a block's first value
+  const void* offsets;           // bitmap: int64 [blocks], index of a block's first value; else as the form has it
+  const void* inner_offsets;     // of stripes (tca_bme) or columns (column_bitmap) within a GroupTile
   const float* scales;           // int8 only, [out]: what one step is worth
   const int32_t* column_sums;    // int8 only, [out]: sum of the integers of an output
 
@@ -57,7 +71,7 @@ struct PackedWeights {
 
 struct LinearCall {
   PackedWeights weights;
-  const void* x;         // [tokens, in], float32 or bfloat16
+  const void* x;         // [tokens, in], any float element
   Element x_element;     // also that of bias and y
   int64_t tokens;
   const void* bias;      // [out] or null
@@ -65,12 +79,28 @@ struct LinearCall {
   int threads;
 };
 
+// What x, bias and y hold, as types that load_float and store_float tell apart.
+struct Half {
+  uint16_t bits;
+};
+
+// Calls f with the type of an activation.
+template <class F>
+auto with_float(Element element, const F& f) {
+  switch (element) {
+    case Element::float32: return f(float{});
+    case Element::float16: return f(Half{});
+    default: return f(uint16_t{});
+  }
+}
+
 // Calls f with the type that stands for an element.
 template <class F>
 auto with_element(Element element, const F& f) {
   switch (element) {
     case Element::float32: return f(Float32{});
     case Element::bfloat16: return f(Bfloat16{});
+    case Element::float16: return f(Float16{});
     default: return f(Int8{});
   }
 }

@@ -62,10 +62,12 @@ void for_tiles(const Matrix& matrix, int64_t block, const Body& body) {
 // Without its sign: zero for 0 and -0.
 uint32_t magnitude(Float32, uint32_t bits) { return bits & 0x7fffffff; }
 uint16_t magnitude(Bfloat16, uint16_t bits) { return bits & 0x7fff; }
+uint16_t magnitude(Float16, uint16_t bits) { return bits & 0x7fff; }
 uint8_t magnitude(Int8, uint8_t bits) { return bits; }
 
 constexpr uint32_t infinity(Float32) { return 0x7f800000; }
 constexpr uint16_t infinity(Bfloat16) { return 0x7f80; }
+constexpr uint16_t infinity(Float16) { return 0x7c00; }
 constexpr uint8_t infinity(Int8) { return 0xff; }
 
 template <class E>
@@ -135,7 +137,7 @@ XM_API void xm_bitmap_unpack(int element, const void* bitmap, const void* values
                              void* matrix, int threads) {
   using namespace xmsim;
   const Matrix target{static_cast<char*>(matrix), rows, columns};
-  const PackedWeights weights{rows, columns, bitmap, values, offsets, nullptr, nullptr};
+  const PackedWeights weights{rows, columns, Form::bitmap, bitmap, values, offsets, nullptr, nullptr, nullptr};
   with_element(static_cast<Element>(element), [&](auto e) {
     using E = decltype(e);
     for_parts(weights.blocks(), threads, [&](int64_t block) {

@@ -1,6 +1,7 @@
 // AVX-512: a row of weights, loaded or expanded, meets the same word of every token of a group while it is in a register.
 #include <algorithm>
 #include <iterator>
+#include <type_traits>
 
 #include "linear_avx512.h"
 #include "linear_finish.h"
@@ -46,14 +47,40 @@ struct Lanes<int32_t> {
   __m512i of;
 };
 
-XM_AVX512 XM_INLINE void add_products(Float32, Lanes<float>& sums, __m512i row, uint32_t x) {
-  sums.of = _mm512_fmadd_ps((__m512)row, (__m512)_mm512_set1_epi32(x), sums.of);
+// A row as it is multiplied. Of float16 the even inputs of 16 outputs and the odd ones, as float32.
+template <class E>
+struct Multiplied {
+  __m512i row;
+};
+template <>
+struct Multiplied<Float16> {
+  __m512 even, odd;
+};
+template <class E>
+XM_AVX512 XM_INLINE Multiplied<E> multiplied(__m512i row) {
+  if constexpr (E::kInputWords == 1) {
+    return {row};
+  } else {
+    const __m512i even_then_odd = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24, 22, 20, 18, 16,
+                                                   14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i halves = _mm512_permutexvar_epi16(even_then_odd, row);
+    return {_mm512_cvtph_ps(_mm512_castsi512_si256(halves)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1))};
+  }
 }
-XM_AVX512 XM_INLINE void add_products(Bfloat16, Lanes<float>& sums, __m512i row, uint32_t x) {
-  sums.of = _mm512_dpbf16_ps(sums.of, (__m512bh)row, (__m512bh)_mm512_set1_epi32(x));
+
+// x: the token's word, and `tokens` further on the one after it
+XM_AVX512 XM_INLINE void add_products(Lanes<float>& sums, Multiplied<Float32> weights, const uint32_t* x, int) {
+  sums.of = _mm512_fmadd_ps((__m512)weights.row, (__m512)_mm512_set1_epi32(*x), sums.of);
 }
-XM_AVX512 XM_INLINE void add_products(Int8, Lanes<int32_t>& sums, __m512i row, uint32_t x) {
-  sums.of = _mm512_dpbusd_epi32(sums.of, _mm512_set1_epi32(x), row);
+XM_AVX512 XM_INLINE void add_products(Lanes<float>& sums, Multiplied<Bfloat16> weights, const uint32_t* x, int) {
+  sums.of = _mm512_dpbf16_ps(sums.of, (__m512bh)weights.row, (__m512bh)_mm512_set1_epi32(*x));
+}
+XM_AVX512 XM_INLINE void add_products(Lanes<float>& sums, Multiplied<Float16> weights, const uint32_t* x, int tokens) {
+  sums.of = _mm512_fmadd_ps(weights.even, (__m512)_mm512_set1_epi32(*x), sums.of);
+  sums.of = _mm512_fmadd_ps(weights.odd, (__m512)_mm512_set1_epi32(x[tokens]), sums.of);
+}
+XM_AVX512 XM_INLINE void add_products(Lanes<int32_t>& sums, Multiplied<Int8> weights, const uint32_t* x, int) {
+  sums.of = _mm512_dpbusd_epi32(sums.of, _mm512_set1_epi32(*x), weights.row);
 }
 XM_AVX512 XM_INLINE void clear(Lanes<float>& sums) { sums.of = _mm512_setzero_ps(); }
 XM_AVX512 XM_INLINE void clear(Lanes<int32_t>& sums) { sums.of = _mm512_setzero_si512(); }
@@ -64,10 +91,10 @@ XM_AVX512 XM_INLINE void add_to(int32_t* place, Lanes<int32_t> sums) {
   _mm512_store_si512(place, _mm512_add_epi32(_mm512_load_si512(place), sums.of));
 }
 
-// sums [kTokens][32] += rows x words, over so many tiles of K; words [k_tiles * 16][kTokens].
+// sums [kTokens][32] += rows x words, over so many tiles of K; words [k_tiles * 16 * kInputWords][kTokens].
 template <class E, int kTokens, class Rows>
 XM_AVX512 void add_rows(Rows rows, int64_t k_tiles, const uint32_t* words, typename E::Sum* sums) {
-  constexpr int kChains = chains(kTokens);
+  constexpr int kChains = chains(kTokens), kWords = kTokens * E::kInputWords;
   for (int64_t first = 0; first < k_tiles; first += kFoldTiles) {
     Lanes<typename E::Sum> partial[2][kChains][kTokens];
 #pragma GCC unroll 2
@@ -76,19 +103,19 @@ XM_AVX512 void add_rows(Rows rows, int64_t k_tiles, const uint32_t* words, typen
       for (int chain = 0; chain < kChains; ++chain)
 #pragma GCC unroll 12
         for (int token = 0; token < kTokens; ++token) clear(partial[half][chain][token]);
-    for (int64_t tile = first; tile < std::min(first + kFoldTiles, k_tiles); ++tile, words += kTileRows * kTokens)
+    for (int64_t tile = first; tile < std::min(first + kFoldTiles, k_tiles); ++tile, words += kTileRows * kWords)
 #pragma GCC unroll 2
       for (int half = 0; half < 2; ++half) {
         const uint32_t* x = words;
         __asm__("" : "+r"(x));  // or the compiler keeps the words of the first half for the second, and spills the sums for it
 #pragma GCC unroll 1
-        for (int row = 0; row < kTileRows; row += kChains, x += kChains * kTokens)
+        for (int row = 0; row < kTileRows; row += kChains, x += kChains * kWords)
 #pragma GCC unroll 4
           for (int chain = 0; chain < kChains; ++chain) {
-            const __m512i weights = next_row(rows);
+            const Multiplied<E> weights = multiplied<E>(next_row(rows));
 #pragma GCC unroll 12
             for (int token = 0; token < kTokens; ++token)
-              add_products(E{}, partial[half][chain][token], weights, x[chain * kTokens + token]);
+              add_products(partial[half][chain][token], weights, x + chain * kWords + token, kTokens);
           }
       }
 #pragma GCC unroll 2
@@ -144,8 +171,8 @@ const uint32_t* next_chunk(WholeRows<E>& rows, int64_t k_tiles, uint32_t*) {
   rows.at += k_tiles * 2 * kTileWords;
   return chunk;
 }
-template <class E>
-const uint32_t* next_chunk(BitmapCursor<E>& rows, int64_t k_tiles, uint32_t* place) {
+template <class Cursor>
+const uint32_t* next_chunk(Cursor& rows, int64_t k_tiles, uint32_t* place) {
   expand_avx512(rows, 2 * k_tiles, place);
   return place;
 }
@@ -165,7 +192,7 @@ void many_groups(const LinearCall& call, int64_t block, const Rows& first_rows, 
       const int64_t count = std::min(kChunkTiles / 2, k_tiles - tile);
       const uint32_t* const chunk = next_chunk(rows, count, place);
       for (int64_t group = 0; group < groups; ++group)
-        add_chunk({chunk}, count, tokens.of_group(first + group) + tile * kTileRows * tokens.group,
+        add_chunk({chunk}, count, tokens.of_group(first + group) + tile * kTileRows * E::kInputWords * tokens.group,
                   sums + group * tokens.group * kBlockColumns);
     }
     const int64_t token = first * tokens.group;
@@ -175,10 +202,9 @@ void many_groups(const LinearCall& call, int64_t block, const Rows& first_rows, 
 
 template <class E, class Rows>
 void column_block(const LinearCall& call, int64_t block, const Rows& rows, const Tokens& tokens) {
-  if (tokens.groups == 1)
-    one_group<E>(call, block, rows, tokens);
-  else
-    many_groups<E>(call, block, rows, tokens);
+  if constexpr (std::is_same_v<Rows, WholeRows<E>> || std::is_same_v<Rows, BitmapCursor<E>>)
+    if (tokens.groups == 1) return one_group<E>(call, block, rows, tokens);
+  many_groups<E>(call, block, rows, tokens);  // other orders are turned in L1
 }
 
 }  // namespace
@@ -190,16 +216,17 @@ bool linear_avx512(const LinearCall& call) {
   const PackedWeights& weights = call.weights;
   const int64_t block_words = weights.k_tiles<E>() * 2 * kTileWords;
   for_parts(weights.blocks(), call.threads, [&](int64_t block) {
-    if (weights.bitmap)
-      column_block<E>(call, block, BitmapCursor<E>(weights, block), tokens);
-    else
+    if (weights.form == Form::tiles)
       column_block<E>(call, block, WholeRows<E>{static_cast<const uint32_t*>(weights.values) + block * block_words}, tokens);
+    else
+      with_cursor<E>(weights, block, [&](const auto& cursor) { column_block<E>(call, block, cursor, tokens); });
   });
   return true;
 }
 
 template bool linear_avx512<Float32>(const LinearCall&);
 template bool linear_avx512<Bfloat16>(const LinearCall&);
+template bool linear_avx512<Float16>(const LinearCall&);
 template bool linear_avx512<Int8>(const LinearCall&);
 
 }  // namespace xmsim

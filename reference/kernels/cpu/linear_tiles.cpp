@@ -25,8 +25,16 @@ void add_products(Tiles& tiles) {
     tiles.template add_int8<kSum, kA, kB>();
 }
 
+template <class Tiles, class Cursor>
+void expand(Cursor& cursor, int64_t tiles, uint32_t* words) {
+#if XM_X86
+  if constexpr (std::is_same_v<Tiles, NativeTiles>) return expand_avx512(cursor, tiles, words);
+#endif
+  expand_portable(cursor, tiles, words);
+}
+
 template <class Tiles, class E>
-void pass(const LinearCall& call, int64_t block, int64_t token, const Tokens& tokens, Expand<E> expand) {
+void pass(const LinearCall& call, int64_t block, int64_t token, const Tokens& tokens) {
   const PackedWeights& weights = call.weights;
   const int64_t k_tiles = weights.k_tiles<E>(), count = std::min<int64_t>(kPassTokens, call.tokens - token);
   const auto first = static_cast<uint8_t>(std::min<int64_t>(count, kTileRegisterRows)), second = static_cast<uint8_t>(count - first);
@@ -52,9 +60,10 @@ void pass(const LinearCall& call, int64_t block, int64_t token, const Tokens& to
       }
     }
   };
-  if (weights.bitmap) {
-    BitmapCursor<E> cursor(weights, block);
-    add_pairs([&](int64_t tile) { return expand(cursor, 2, place[tile & 1]), static_cast<const uint32_t*>(place[tile & 1]); });
+  if (weights.form != Form::tiles) {
+    with_cursor<E>(weights, block, [&](auto cursor) {
+      add_pairs([&](int64_t tile) { return expand<Tiles>(cursor, 2, place[tile & 1]), static_cast<const uint32_t*>(place[tile & 1]); });
+    });
   } else {
     const auto* whole = static_cast<const uint32_t*>(weights.values) + block * k_tiles * 2 * kTileWords;
     add_pairs([&](int64_t tile) { return whole + tile * 2 * kTileWords; });
@@ -69,11 +78,11 @@ void pass(const LinearCall& call, int64_t block, int64_t token, const Tokens& to
 }
 
 template <class Tiles, class E>
-bool linear(const LinearCall& call, Expand<E> expand) {
+bool linear(const LinearCall& call) {
   Tokens tokens;
   if (!pack_tokens<E>(call, 1, 0, tokens)) return false;
   for_parts(call.weights.blocks(), call.threads, [&](int64_t block) {
-    for (int64_t token = 0; token < call.tokens; token += kPassTokens) pass<Tiles, E>(call, block, token, tokens, expand);
+    for (int64_t token = 0; token < call.tokens; token += kPassTokens) pass<Tiles, E>(call, block, token, tokens);
   });
   return true;
 }
@@ -83,7 +92,7 @@ bool linear(const LinearCall& call, Expand<E> expand) {
 #if XM_X86
 template <class E>
 bool linear_amx(const LinearCall& call) {
-  return linear<NativeTiles, E>(call, expand_avx512<E>);
+  return linear<NativeTiles, E>(call);
 }
 template bool linear_amx<Bfloat16>(const LinearCall&);
 template bool linear_amx<Int8>(const LinearCall&);
@@ -91,7 +100,7 @@ template bool linear_amx<Int8>(const LinearCall&);
 
 template <class E>
 bool linear_emulated_tiles(const LinearCall& call) {
-  return linear<EmulatedTiles, E>(call, expand_portable<E>);
+  return linear<EmulatedTiles, E>(call);
 }
 template bool linear_emulated_tiles<Bfloat16>(const LinearCall&);
 template bool linear_emulated_tiles<Int8>(const LinearCall&);

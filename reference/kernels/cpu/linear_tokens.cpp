@@ -49,6 +49,7 @@ float quantize_row(const Float* row, int64_t count, int8_t* integers) {
 
 template float quantize_row(const float*, int64_t, int8_t*);
 template float quantize_row(const uint16_t*, int64_t, int8_t*);
+template float quantize_row(const Half*, int64_t, int8_t*);
 
 namespace {
 
@@ -56,15 +57,20 @@ namespace {
 template <class E>
 float take_row(const LinearCall& call, int64_t token, uint32_t* words, int64_t k_words, int raised) {
   const int64_t count = call.weights.in_features;
-  std::fill(words + count / E::kPerWord, words + k_words, 0u);
+  std::fill(words + count * E::kInputWords / E::kPerWord, words + k_words, 0u);
   if constexpr (std::is_same_v<E, Int8>) {
     auto* integers = reinterpret_cast<int8_t*>(words);
-    const float step = call.x_element == Element::float32
-                           ? quantize_row(static_cast<const float*>(call.x) + token * count, count, integers)
-                           : quantize_row(static_cast<const uint16_t*>(call.x) + token * count, count, integers);
+    const float step = with_float(call.x_element, [&](auto x) {
+      return quantize_row(static_cast<const decltype(x)*>(call.x) + token * count, count, integers);
+    });
     if (raised)
       for (int64_t i = 0; i < count; ++i) integers[i] = static_cast<int8_t>(integers[i] ^ raised);  // + 128 as unsigned
     return step;
+  } else if constexpr (std::is_same_v<E, Float16>) {
+    (void)raised;
+    const auto* const row = static_cast<const uint16_t*>(call.x) + token * count;
+    for (int64_t i = 0; i < count; ++i) words[i] = as_bits(half_value(row[i]));
+    return 1;
   } else {
     (void)raised;
     std::memcpy(words, static_cast<const typename E::Bits*>(call.x) + token * count, count * sizeof(typename E::Bits));
@@ -81,7 +87,7 @@ std::unique_ptr<T[], Free> make_lines(int64_t count) {
 
 template <class E>
 bool pack_tokens(const LinearCall& call, int group, int raised, Tokens& tokens) {
-  const int64_t k_words = call.weights.k_tiles<E>() * kTileRows, groups = ceil_div(call.tokens, group);
+  const int64_t k_words = call.weights.k_tiles<E>() * kTileRows * E::kInputWords, groups = ceil_div(call.tokens, group);
   tokens.k_words = k_words, tokens.groups = groups, tokens.group = group;
   tokens.words = make_lines<uint32_t>(groups * k_words * group);
   tokens.scales = make_lines<float>(groups * group);
@@ -106,6 +112,7 @@ bool pack_tokens(const LinearCall& call, int group, int raised, Tokens& tokens) 
 
 template bool pack_tokens<Float32>(const LinearCall&, int, int, Tokens&);
 template bool pack_tokens<Bfloat16>(const LinearCall&, int, int, Tokens&);
+template bool pack_tokens<Float16>(const LinearCall&, int, int, Tokens&);
 template bool pack_tokens<Int8>(const LinearCall&, int, int, Tokens&);
 
 }  // namespace xmsim
@@ -114,8 +121,8 @@ template bool pack_tokens<Int8>(const LinearCall&, int, int, Tokens&);
 XM_API void xm_quantize_rows(const void* x, int x_element, int64_t rows, int64_t count, int8_t* integers, float* steps, int threads) {
   using namespace xmsim;
   for_parts(rows, threads, [&](int64_t row) {
-    steps[row] = static_cast<Element>(x_element) == Element::float32
-                     ? quantize_row(static_cast<const float*>(x) + row * count, count, integers + row * count)
-                     : quantize_row(static_cast<const uint16_t*>(x) + row * count, count, integers + row * count);
+    steps[row] = with_float(static_cast<Element>(x_element), [&](auto kind) {
+      return quantize_row(static_cast<const decltype(kind)*>(x) + row * count, count, integers + row * count);
+    });
   });
 }

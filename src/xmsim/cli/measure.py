@@ -17,17 +17,26 @@ if TYPE_CHECKING:
 
 
 def measure(
-    trace: Annotated[Path | None, typer.Argument(help="Folder that xmsim extract wrote: times its attention.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Argument(help="Folder that xmsim extract wrote: times its attention. Or a model, as for extract: times how it generates."),
+    ] = None,
     method: Annotated[str, typer.Option(help="With a trace: the sparsity method, a shipped name or a YAML file.")] = "xm",
     layers: Annotated[str | None, typer.Option(help="With a trace: layers to measure, e.g. 0-3,5; all by default.")] = None,
     window: Annotated[int, typer.Option(help="With a trace: window of the text.")] = 0,
     device: Annotated[
-        str | None, typer.Option(help="With a trace: cpu, or cuda for both; the GPU too if there is one, by default.")
+        str | None,
+        typer.Option(help="With a trace: cpu, or cuda for both; the GPU too if there is one, by default. With a model: cpu or cuda."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Times a model that generates: as for extract.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model, where its name is that of a trace folder too.")] = None,
     shape: Annotated[str | None, typer.Option(help="Times a model of this shape, weights random: shipped name or YAML file.")] = None,
     kernel: Annotated[
-        list[str] | None, typer.Option(help="Linear layers beside torch's: packed, bitmap, bitmap_int8, spdp; the first two by default.")
+        list[str] | None,
+        typer.Option(
+            "--kernel",
+            "--format",
+            help="Linear layers beside torch's, in their format: packed, bitmap, bitmap_int8, spdp, tcabme, 2:4; the first two by default.",
+        ),
     ] = None,
     sparsity: Annotated[float | None, typer.Option(help="Share of each weight matrix pruned by magnitude; none by default.")] = None,
     dynamic_sparsity: Annotated[
@@ -38,7 +47,7 @@ def measure(
         list[str] | None, typer.Option(help="Names of layers to exchange, with *; all by default, but lm_head only if named.")
     ] = None,
     attn: Annotated[str, typer.Option(help="Attention: sdpa, eager, flash_attention_2, native (ours, dense) or a method.")] = "sdpa",
-    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     input_tokens: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 128,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens decoded after the first.")] = 32,
@@ -62,10 +71,12 @@ def measure(
         write_example(write_experiments)
         typer.echo(f"wrote {write_experiments}")
         return
-    if sum(given is not None for given in (trace, model, shape, experiments)) != 1:
-        raise XmsimError("give one thing to measure: a trace folder, --model, --shape or --experiments")
-    if trace is not None:
-        _measure_trace(trace, method, layers, window, threads, device, out or Path("measured.json"))
+    if sum(given is not None for given in (source, model, shape, experiments)) != 1:
+        raise XmsimError("give one thing to measure: a trace or model folder, --model, --shape or --experiments")
+    if source is not None and _is_model(source, generates=bool(kernel)):
+        source, model = None, source
+    if source is not None:
+        _measure_trace(Path(source), method, layers, window, threads, device, out or Path("measured.json"))
         return
     from xmsim.cli.measure_generation import measure_one, measure_table
     from xmsim.workloads.measuring.generation import GenerationPlan, kernels_of
@@ -73,12 +84,13 @@ def measure(
     plan = GenerationPlan(
         model=model,
         shape=shape,
-        kernels=kernels_of(kernel or ("packed", "bitmap")),
+        kernels=kernels_of(kernel or (("packed", "bitmap") if device in (None, "cpu") else ())),
         sparsity=sparsity,
         dynamic_sparsity=dynamic_sparsity,
         histograms=histograms,
         include=tuple(include) if include else None,
         attention=attn,
+        device=device or "cpu",
         dtype=dtype,
         batch=batch,
         input_tokens=input_tokens,
@@ -94,6 +106,16 @@ def measure(
         measure_table(experiments, out or Path(f"measured-{date.today().isoformat()}"), plan)
     else:
         measure_one(plan, out or Path("generation.json"))
+
+
+def _is_model(source: str, *, generates: bool) -> bool:
+    """Whether this names a model rather than a trace; what is neither is taken for what the other options are about."""
+    from xmsim.traces.manifest import MANIFEST_NAME
+    from xmsim.workloads.models import built_in
+
+    if (Path(source) / "config.json").is_file():
+        return True
+    return source == built_in.NAME or (generates and not (Path(source) / MANIFEST_NAME).is_file())
 
 
 def _measure_trace(trace: Path, method: str, layers: str | None, window: int, threads: int | None, device: str | None, out: Path) -> None:

@@ -1,25 +1,28 @@
-"""A linear layer from a bitmap by columns: what it computes in prefill and in decode, and what it skips."""
+"""Linear layers on weights in published formats: what they compute in prefill and in decode, and what one of them skips."""
 
 import pytest
 import torch
 
-from xmsim.reference.formats import ColumnBitmap
-from xmsim.reference.kernels import SpdpLinear
+from xmsim.reference.formats import ColumnBitmap, TcaBme
+from xmsim.reference.kernels import SpdpLinear, TcaBmeLinear, TwoFourLinear
 from xmsim.reference.weights import magnitude_keep
+
+KINDS = (TcaBmeLinear, TwoFourLinear, SpdpLinear)
 
 
 def linear(dtype=torch.float32, in_features=100, out_features=70, bias=True):
     torch.manual_seed(0)
     layer = torch.nn.Linear(in_features, out_features, bias=bias, dtype=dtype).requires_grad_(requires_grad=False)
-    layer.weight.mul_(magnitude_keep(layer.weight, sparsity=0.5))
+    layer.weight.mul_(magnitude_keep(layer.weight, kept=2, block=4))
     return layer
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(100,), (1, 100), (3, 1, 100), (5, 100), (2, 5, 100)], ids=str)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
-def test_it_computes_what_the_layer_computed_one_token_or_many(shape, dtype, tolerance):
+def test_it_computes_what_the_layer_computed_one_token_or_many(kind, shape, dtype, tolerance):
     layer, x = linear(dtype), torch.randn(shape).to(dtype)
-    torch.testing.assert_close(SpdpLinear.from_linear(layer)(x), layer(x), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(kind.from_linear(layer)(x), layer(x), rtol=tolerance, atol=tolerance)
 
 
 def test_only_in_decode_inputs_at_or_below_the_threshold_count_as_zero():
@@ -40,10 +43,46 @@ def test_weights_keep_their_format_and_the_bias_follows_the_model():
         ours.to("meta")
 
 
-def test_packed_weights_are_taken_as_they_are():
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_weights_are_taken_bit_for_bit(kind):
     layer = linear(bias=False)
-    packed = ColumnBitmap.from_dense(layer.weight)
-    ours = SpdpLinear.from_packed(packed)
-    assert ours.packed() is packed and ours.nbytes == packed.nbytes and ours.bias is None
+    packed = kind.form.from_dense(layer.weight)
+    ours = kind.from_packed(packed)
+    assert ours.packed().values.tobytes() == packed.values.tobytes() and ours.nbytes == packed.nbytes and ours.bias is None
     assert torch.equal(ours.to_dense(), layer.weight)
-    assert "in_features=100, out_features=70, bias=False, dtype=float32, sparsity=0.500, threshold=0" in repr(ours)
+    assert f"in_features=100, out_features=70, bias=False, dtype=float32, bytes={packed.nbytes}" in repr(ours)
+
+
+def test_packed_weights_of_another_format_are_refused():
+    with pytest.raises(TypeError, match="packed: ColumnBitmap is not what TcaBmeLinear reads, which is TcaBme"):
+        TcaBmeLinear.from_packed(ColumnBitmap.from_dense(torch.ones(2, 2)))
+
+
+def test_arguments_are_those_of_torchs_layer():
+    torch.manual_seed(1)
+    ours = TcaBmeLinear(12, 5, dtype=torch.bfloat16)
+    torch.manual_seed(1)
+    plain = torch.nn.Linear(12, 5, dtype=torch.bfloat16)
+    assert torch.equal(ours.to_dense(), plain.weight) and torch.equal(ours.bias, plain.bias)
+    assert isinstance(ours.packed(), TcaBme) and TcaBmeLinear(12, 5, bias=False).bias is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_gradients_reach_inputs_and_bias(kind, tokens):
+    layer, x = linear(), torch.randn(tokens, 100, requires_grad=True)
+    ours = kind.from_linear(layer)
+    ours.bias.requires_grad_()
+    if kind is SpdpLinear:
+        ours.threshold = 0.5
+    ours(x).sum().backward()
+    taken = x.detach().abs() > 0.5 if kind is SpdpLinear and tokens == 1 else torch.ones_like(x)
+    torch.testing.assert_close(x.grad, layer.weight.sum(dim=0) * taken)
+    torch.testing.assert_close(ours.bias.grad, torch.full((70,), float(tokens)))
+
+
+def test_a_threshold_for_each_input_is_followed():
+    layer, token = linear(), torch.randn(1, 100)
+    ours = SpdpLinear.from_linear(layer)
+    ours.threshold = torch.rand(100)
+    torch.testing.assert_close(ours(token), layer(token * (token.abs() > ours.threshold)), rtol=1e-5, atol=1e-5)

@@ -15,7 +15,15 @@ from xmsim.reference.kernels.linear import emulated_tiles_linear, plain_linear
 
 FORMS = {DenseTiles: dense_linear, SparseBitmap: sparse_linear}
 # (element of the weights, of x)
-TYPES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "float32"), ("int8", "bfloat16"))
+TYPES = (
+    ("float32", "float32"),
+    ("bfloat16", "bfloat16"),
+    ("float16", "float16"),
+    ("int8", "float32"),
+    ("int8", "bfloat16"),
+    ("int8", "float16"),
+)
+EPS = {"float32": np.finfo(np.float32).eps, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 SIZES = ((2, 6), (64, 128), (70, 515))
 PATHS = (*get_args(native.Isa), "emulated tiles", "numpy")
 
@@ -52,7 +60,10 @@ def random_case(tokens: int, out_features: int, in_features: int, element: str, 
     b = rng.standard_normal(out_features, np.float32)
     if x_element == "bfloat16":
         x, b = bfloat16_bits(x), bfloat16_bits(b)
-    return x, bfloat16_values(bfloat16_bits(w)) if element == "bfloat16" else w, b
+    elif x_element == "float16":
+        x, b = x.astype(np.float16), b.astype(np.float16)
+    rounded = {"bfloat16": lambda: bfloat16_values(bfloat16_bits(w)), "float16": lambda: w.astype(np.float16).astype(np.float32)}
+    return x, rounded[element]() if element in rounded else w, b
 
 
 def as_float64(array: np.ndarray) -> np.ndarray:
@@ -61,7 +72,7 @@ def as_float64(array: np.ndarray) -> np.ndarray:
 
 def assert_error_is_that_of_the_precision(path: str, form: Any, tokens: int, sizes: tuple[int, int], types: tuple[str, str]) -> None:
     element, x_element = types
-    if path == "emulated tiles" and element == "float32":
+    if path == "emulated tiles" and element in ("float32", "float16"):
         pytest.skip("tiles multiply bfloat16 and int8")
     x, w, b = random_case(tokens, *sizes, element, x_element)
     packed = form.from_dense(w, dtype=element)
@@ -69,8 +80,7 @@ def assert_error_is_that_of_the_precision(path: str, form: Any, tokens: int, siz
     assert y.shape == (tokens, sizes[0]) and y.dtype == x.dtype
     exact = as_float64(x) @ w.astype(np.float64).T + as_float64(b)
     plain_error = np.abs(as_float64(plain_linear(x, packed, b)) - exact).max()
-    eps = np.finfo(np.float32).eps if x_element == "float32" else 2.0**-8
-    assert np.abs(as_float64(y) - exact).max() <= 2 * plain_error + eps * np.abs(exact).max()
+    assert np.abs(as_float64(y) - exact).max() <= 2 * plain_error + EPS[x_element] * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("types", TYPES, ids=lambda types: f"{types[0]}-{types[1]}")
@@ -119,15 +129,15 @@ def test_int8_sums_are_exact_up_to_the_most_inputs(path: str, form: Any, tokens:
     np.testing.assert_array_equal(y, np.float32([[127 * 127 * inputs, -127 * 128 * inputs]] * tokens))
 
 
-@pytest.mark.parametrize("types", TYPES[:3], ids=lambda types: types[0])
+@pytest.mark.parametrize("types", TYPES[:4], ids=lambda types: types[0])
 @pytest.mark.parametrize("tokens", [3, 30])
 def test_a_token_that_is_not_finite_spoils_no_other(path: str, types: tuple[str, str], tokens: int) -> None:
-    if path == "emulated tiles" and types[0] == "float32":
+    if path == "emulated tiles" and types[0] in ("float32", "float16"):
         pytest.skip("tiles multiply bfloat16 and int8")
     x, w, b = random_case(tokens, 20, 40, *types)
     packed = SparseBitmap.from_dense(w, dtype=types[0])
     clean = on_path(path, SparseBitmap)(x, packed, b)
-    x[1, 5] = np.nan if x.dtype == np.float32 else 0x7FC0
+    x[1, 5] = 0x7FC0 if x.dtype == np.uint16 else np.nan
     spoilt = on_path(path, SparseBitmap)(x, packed, b)
     assert np.isnan(as_float64(spoilt[1])).all()
     np.testing.assert_array_equal(np.delete(spoilt, 1, axis=0), np.delete(clean, 1, axis=0))
@@ -172,6 +182,25 @@ def test_native_tiles_equal_the_emulated_bit_for_bit(tokens: int) -> None:
         x, w, b = random_case(tokens, 70, 515, element, "bfloat16")
         packed = SparseBitmap.from_dense(w, dtype=element)
         np.testing.assert_array_equal(sparse_linear(x, packed, b), emulated_tiles_linear(x, packed, b))
+
+
+def test_every_float16_number_passes_through_as_it_is(path: str) -> None:
+    if path == "emulated tiles":
+        pytest.skip("tiles multiply bfloat16 and int8")
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    numbers = numbers[~np.isnan(numbers)]
+    by_weight = dense_linear(np.ones((1, 1), np.float16), DenseTiles.from_dense(numbers[:, None]))[0]
+    by_input = dense_linear(numbers[:, None], DenseTiles.from_dense(np.ones((1, 1), np.float16)))[:, 0]
+    for passed in (by_weight, by_input):
+        np.testing.assert_array_equal(passed, numbers)
+
+
+def test_a_sum_beyond_float16_is_infinite_and_one_between_two_numbers_goes_to_the_even_one(path: str) -> None:
+    if path == "emulated tiles":
+        pytest.skip("tiles multiply bfloat16 and int8")
+    x = np.float16([[65504, 16], [65504, 15.99], [2048, 1], [2048, 3], [2**-24, 0], [2**-24 * 1023, 2**-24]])
+    y = dense_linear(x, np.ones((1, 2), np.float16))[:, 0]
+    np.testing.assert_array_equal(y, np.float16([np.inf, 65504, 2048, 2052, 2**-24, 2**-14]))
 
 
 @pytest.mark.parametrize("function, form", [(dense_linear, DenseTiles), (sparse_linear, SparseBitmap)])

@@ -45,7 +45,7 @@ def test_without_the_library_kernels_are_absent_and_one_line_says_so():
         (
             "import warnings",
             "from xmsim.reference.kernels import native",
-            "native._library_path = lambda: None",
+            "native.library_path = lambda name, variable: None",
             "with warnings.catch_warnings(record=True) as told:",
             "    warnings.simplefilter('always')",
             "    assert native.kernel('xm_read', None) is None and native.offered_isa() is None",

@@ -6,7 +6,7 @@ from safetensors.torch import load_model, save_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import xmsim.workloads
-from xmsim.reference.kernels import DenseLinear, Int8SparseLinear, SparseLinear, SpdpLinear
+from xmsim.reference.kernels import DenseLinear, Int8SparseLinear, SparseLinear, SpdpLinear, TcaBmeLinear
 from xmsim.reference.weights import magnitude_keep
 from xmsim.workloads.models.linear_exchange import exchanged_layers, linear_layers, restore_layers, sparsify
 from xmsim.workloads.models.loading import ModelError
@@ -44,7 +44,9 @@ def test_it_is_a_public_name():
     assert xmsim.workloads.sparsify is sparsify
 
 
-@pytest.mark.parametrize(("format", "kind"), [("bitmap", SparseLinear), ("packed", DenseLinear), ("spdp", SpdpLinear)])
+@pytest.mark.parametrize(
+    ("format", "kind"), [("bitmap", SparseLinear), ("packed", DenseLinear), ("spdp", SpdpLinear), ("tcabme", TcaBmeLinear)]
+)
 def test_the_model_computes_what_it_computed(format, kind):
     model, plain = llama(), llama()
     assert sparsify(model, format=format) is model
@@ -81,7 +83,7 @@ def test_the_report_lists_what_was_exchanged_and_its_bytes():
     assert first.dense_bytes == 32 * 32 * 4 and first.weight_bytes < first.dense_bytes
 
 
-@pytest.mark.parametrize("format", ["bitmap", "packed", "spdp"])
+@pytest.mark.parametrize("format", ["bitmap", "packed", "spdp", "tcabme"])
 def test_plain_layers_with_the_same_weights_come_back(format):
     model, plain = sparsify(llama(), format=format), llama()
     restore_layers(model)
@@ -122,12 +124,25 @@ def test_any_module_is_served():
     torch.testing.assert_close(sparsify(module)(x), before)
 
 
+def test_a_layer_that_a_format_does_not_hold_is_named():
+    with pytest.raises(ModelError, match=r"q_proj cannot be stored as 2:4: weights: row 0 has more than 2 non-zeros"):
+        sparsify(random_model(SHAPE, dtype="float32"), format="2:4")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_become_16_bits_wide_if_that_is_asked_for(dtype):
+    layer = torch.nn.Sequential(torch.nn.Linear(40, 20))
+    x = torch.randn(3, 40).to(dtype)
+    sparsify(layer, dtype=dtype)
+    assert layer[0].values.dtype == dtype and layer(x).dtype == dtype
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"include": "*.qkv"}, r"pattern \*\.qkv: no linear layer of this model has such a name; they are model\.layers\.0\."),
         ({"exclude": "*"}, "no linear layer of the model is left to exchange"),
-        ({"format": "marlin"}, "no format marlin; linear layers are stored as bitmap, bitmap_int8, packed, spdp"),
+        ({"format": "marlin"}, "no format marlin; linear layers are stored as bitmap, bitmap_int8, packed, spdp, tcabme, 2:4"),
     ],
 )
 def test_what_cannot_be_exchanged_is_refused_before_the_model_changes(options, sentence):
