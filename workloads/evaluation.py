@@ -14,7 +14,8 @@ from xmsim.configs.densities import Densities
 from xmsim.configs.record import read_record, write_record
 from xmsim.workloads.measurement import Host
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
+SPLITS_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,26 @@ class LayerDensities:
 
     layer: int
     densities: Densities
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedActivations:
+    """Activation sparsity that was active in a run, and what of the products of the linear layers it left out."""
+
+    sparsity: float  # as asked for
+    scoring: str  # teal or wina
+    allocation: str  # uniform, or greedy: block by block
+    policy: str  # tokens that stayed dense
+    histograms_sha256: str  # of the file that thresholds come from
+    greedy_sha256: str | None  # of the file of greedy sparsities
+    static_sparsity: float  # s1 as reached: share of the linear layers' weights that is zero
+    dynamic_sparsity: float  # s2 as reached: share of the products left out for small inputs, on the tokens that are sparsified
+    total_sparsity: float  # 1 − (1 − s1)(1 − s2)
+
+    @property
+    def label(self) -> str:
+        """What tables and figures add to the method's name."""
+        return f"activations {self.sparsity:g}{' greedy' if self.allocation == 'greedy' else ''} {self.scoring}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +77,12 @@ class EvaluatedRun:
     densities: Densities
     layers: tuple[LayerDensities, ...]
     window_losses: tuple[float, ...] = field(metadata=json_key("window_losses_nats_per_token"))
+    activations: EvaluatedActivations | None = None  # None: no input of a linear layer was dropped
 
     @property
     def label(self) -> str:
-        """The method's name, and how its scores were predicted: masks of exact and of low-bit scores differ."""
-        return method_label(self.method)
+        """The method's name, and how its scores were predicted: masks of exact and of low-bit scores differ; and activation sparsity."""
+        return method_label(self.method) + (f", {self.activations.label}" if self.activations else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +113,36 @@ class SparsitySplit:
     total_sparsity: float  # of the two reached: 1 − (1 − static)(1 − dynamic)
 
 
+@dataclass(frozen=True, slots=True)
+class SplitTiming:
+    """Decoding of a model with a split, beside its perplexity; names of times end in their unit."""
+
+    s1: float
+    s2: float
+    Uniform_PPL: float
+    TPOT_ms: float  # median time of a decoded token on the spdp kernel, which skips zeros of either kind
+    TPOT_first_quartile_ms: float
+    TPOT_third_quartile_ms: float
+    TPOT_samples: int  # decoded tokens
+    torch_TPOT_ms: float  # median with torch's dense layers, which skip nothing, in the same rounds
+
+
+@dataclass(frozen=True, slots=True)
+class SplitsRecord:
+    """All that a sweep has found so far, and for what."""
+
+    plan: dict[str, Any]  # everything that decides a row
+    splits: tuple[SparsitySplit, ...]
+    timings: tuple[SplitTiming, ...]  # of those that were timed
+
+
 def method_label(method: dict[str, Any]) -> str:
     """What tables and figures call a method: its name, and the bits and the group of low-bit prediction."""
     name, prediction = str(method.get("name", "unnamed")), method.get("prediction")
-    if not prediction:
+    if not isinstance(prediction, dict):
         return name
     scale = ", a scale per head" if prediction.get("scale_per") == "head" else ""
-    return f"{name}, {prediction['bits']}-bit 1:{prediction['group']}{scale}"
+    return f"{name}, {prediction.get('bits')}-bit 1:{prediction.get('group')}{scale}"
 
 
 def write_evaluation(path: Path, record: EvaluationRecord) -> None:
@@ -106,9 +151,31 @@ def write_evaluation(path: Path, record: EvaluationRecord) -> None:
 
 
 def read_evaluation(path: Path) -> EvaluationRecord:
-    """Read an evaluation file.
+    """Read an evaluation file of this version or an earlier one.
 
     Raises:
         RecordError: not an evaluation file, a later version, or a value is missing or of the wrong type.
     """
-    return decode(EvaluationRecord, read_record(path, "evaluation", EVALUATION_VERSION), str(path))
+    return decode(EvaluationRecord, _upgraded(read_record(path, "evaluation", EVALUATION_VERSION)), str(path))
+
+
+def _upgraded(body: dict[str, Any]) -> dict[str, Any]:
+    """A record of any version with the keys of this one: version 1 knew no activation sparsity."""
+    runs = body.get("runs")
+    if body["version"] > 1 or not isinstance(runs, list):
+        return body
+    return body | {"runs": [{"activations": None} | run if isinstance(run, dict) else run for run in runs]}
+
+
+def write_splits(path: Path, record: SplitsRecord) -> None:
+    """Write the store of a sweep, whole or not at all."""
+    write_record(path, "splits", SPLITS_VERSION, encode(record))
+
+
+def read_splits_record(path: Path) -> SplitsRecord:
+    """Read the store of a sweep.
+
+    Raises:
+        RecordError: not such a file, a later version, or a value is missing or of the wrong type.
+    """
+    return decode(SplitsRecord, read_record(path, "splits", SPLITS_VERSION), str(path))

@@ -18,6 +18,7 @@ from xmsim.reference.activations.keep import (
     token_share_keep,
     wina_column_norms,
     wina_scores,
+    wina_thresholds,
 )
 from xmsim.reference.activations.spmspv import spmspv
 from xmsim.reference.activations.thresholds import (
@@ -57,6 +58,7 @@ __all__ = [
     "uniform_sparsities",
     "wina_column_norms",
     "wina_scores",
+    "wina_thresholds",
     "write_greedy_table",
     "write_histograms",
 ]

@@ -28,7 +28,7 @@ class GreedyStep:
     effective_sparsity: float  # mean over the projections, weighted with their parameters
     error: float  # of the block's output, tail_error
     uniform_error: float  # at the same effective sparsity in every projection
-    sparsities: Mapping[str, float]  # of each projection
+    sparsities: dict[str, float]  # of each projection
 
 
 def effective_sparsity(sparsities: Mapping[str, float], parameters: Mapping[str, float]) -> float:

@@ -13,19 +13,25 @@ from xmsim.reference.attention import topk_keep
 from xmsim.reference.attention.arrays import is_tensor
 
 
-def threshold_keep(x: Any, *, threshold: float) -> Any:
+def threshold_keep(x: Any, *, threshold: Any) -> Any:
     """Keep the inputs whose magnitude is above the threshold, and NaN, so that it stays visible.
 
     Args:
         x: float [..., channels].
-        threshold: 0 or more; each token keeps as many inputs as are above it.
+        threshold: 0 or more, or float [channels], one for each channel; each token keeps as many inputs as are above it.
     Returns: bool like x.
     Raises: ValueError: threshold is NaN.
     Source: TEAL (arXiv 2408.14690). A negative threshold, which a skewed histogram gives, keeps everything, as published.
     """
-    if threshold != threshold:
+    if has_nan(threshold):
         raise ValueError("threshold: is NaN; take it from a histogram")
     return ~(abs(x) <= threshold)
+
+
+def has_nan(threshold: Any) -> bool:
+    """Whether a threshold, or one of those of the channels, is not a number."""
+    differs = threshold != threshold  # as NaN alone does from itself
+    return bool(differs.any()) if hasattr(differs, "any") else bool(differs)
 
 
 def token_share_keep(x: Any, *, sparsity: float) -> Any:
@@ -65,6 +71,22 @@ def wina_scores(x: Any, column_norms: Any) -> Any:
     if x.shape[-1:] != column_norms.shape:
         raise ValueError(f"column_norms: shape {tuple(column_norms.shape)} does not fit inputs {tuple(x.shape)}")
     return x * column_norms
+
+
+def wina_thresholds(threshold: float, column_norms: Any) -> Any:
+    """The magnitude of each input at which its score reaches a threshold of scores: inputs above it are those of larger scores.
+
+    An input whose column is all zero has no effect, and is below any threshold.
+
+    Args:
+        threshold: of `wina_scores`, from a histogram of them.
+        column_norms: float [in_features], of wina_column_norms.
+    Returns: float like column_norms.
+    """
+    dead = column_norms == 0
+    if is_tensor(column_norms):
+        return (threshold / column_norms.masked_fill(dead, 1)).masked_fill(dead, float("inf"))
+    return np.where(dead, np.inf, threshold / np.where(dead, 1, column_norms)).astype(column_norms.dtype)
 
 
 def keep_first_half(keep: Any) -> Any:

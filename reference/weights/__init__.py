@@ -1,7 +1,7 @@
 """Methods that make weights sparse. Most give a keep mask, True where a weight stays; those that mend what stays give both, `Pruned`."""
 
 from xmsim.reference.weights.admm_pruning import admm, admm_by_row
-from xmsim.reference.weights.budgets import alphapruning, median_exponent, outlier_percent, owl, peak_exponent, uniform
+from xmsim.reference.weights.budgets import alphapruning, median_exponent, outlier_percent, owl, owl_kept, peak_exponent, uniform
 from xmsim.reference.weights.calibration import InputProducts, InputSquares
 from xmsim.reference.weights.magnitude import magnitude_keep
 from xmsim.reference.weights.prox_operator import prox_two_four, prox_two_four_by_block
@@ -32,6 +32,7 @@ __all__ = [
     "median_exponent",
     "outlier_percent",
     "owl",
+    "owl_kept",
     "peak_exponent",
     "project_two_four",
     "prox_two_four",

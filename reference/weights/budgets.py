@@ -58,6 +58,31 @@ def owl(outlier_percents: Sequence[float], *, sparsity: float, spread: float = 0
     return _within_range(1 - densities)
 
 
+def owl_kept(outlier_percents: Sequence[float], *, kept: int, block: int, spread: float = 2.0) -> np.ndarray:
+    """Outlier-weighed patterns: of every `block` consecutive inputs, blocks with more outliers keep one or more weights more than others.
+
+    Numbers kept are linear in the outliers, `spread` apart at most before they are rounded, and their mean is `kept`, but for rounding.
+
+    Args:
+        outlier_percents: [blocks], of `outlier_percent`; published with outliers above 6 times the mean.
+        kept, block: the pattern that is nominally kept.
+        spread: the paper's lambda of patterns, in weights of a block; at least 0. Published for 5:8 and the like: 2.
+    Returns: int64 [blocks], kept of `block` in all linear layers of each block of the model.
+    Raises: ValueError naming the argument: not a pattern; outlier_percents empty or not finite; spread negative, or so large that a block
+        would keep nothing, or more than all.
+    Source: OWL (arXiv 2310.05175), prune_wanda_outlier_structure in lib/prune_all.py of luuyin/OWL.
+    """
+    if not 0 < kept < block:
+        raise ValueError(f"kept: {kept} of {block} is no pattern; choose at least 1 and fewer than all")
+    if not 0 <= spread < float("inf"):
+        raise ValueError(f"spread: {spread} must be at least 0")
+    shares = spread * _placed("outlier_percents", outlier_percents)
+    found = kept + np.round(shares - shares.mean()).astype(np.int64)
+    if found.min() < 1 or found.max() > block:
+        raise ValueError(f"spread: blocks would keep {found.min()} to {found.max()} of {block}; lower it")
+    return found
+
+
 def alphapruning(
     exponents: Sequence[float], *, sparsity: float, spread: float = 0.3, parameters: Sequence[int] | None = None
 ) -> np.ndarray:

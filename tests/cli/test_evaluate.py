@@ -12,6 +12,7 @@ import pytest
 
 from xmsim.cli import main
 from xmsim.workloads.evaluation import read_evaluation
+from xmsim.workloads.extraction.extract import extract_trace
 from xmsim.workloads.texts.corpora import SHIPPED_NAME
 
 pytest.importorskip("torch")
@@ -102,9 +103,30 @@ def test_without_the_hub_wikitext2_is_the_shipped_excerpt_and_the_output_says_so
     assert printed.startswith(record.text.note) and "the shipped excerpt of WikiText-2 was read instead" in record.text.note
 
 
+def test_activation_sparsity_is_evaluated_with_dense_attention_and_says_what_it_left_out(terminal: Terminal):
+    extract_trace("xm-tiny", tokens=64, out=terminal.folder / "trace", layers=[0], activations=True)
+    words = ["--dynamic-sparsity", "0.5", "--histograms", "trace", "--scoring", "wina", "--policy", "sinks_dense"]
+    status, printed, _ = terminal.run("--length", 64, "--windows", 2, *words)
+    assert status == 0
+    dense, sparse = read_evaluation(terminal.folder / "evaluation" / "evaluation.json").runs
+    facts = sparse.activations
+    assert dense.activations is None and (facts.sparsity, facts.scoring, facts.policy) == (0.5, "wina", "sinks_dense")
+    said = f"dense, activations 0.5 wina, 64 tokens: static {facts.static_sparsity:.4f} dynamic {facts.dynamic_sparsity:.4f}"
+    assert said in " ".join(printed.split())
+    rows = list(csv.DictReader((terminal.folder / "evaluation" / "evaluation.csv").open()))
+    assert [row["total_sparsity"] for row in rows] == ["", str(facts.total_sparsity)]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (["--dynamic-sparsity", "0.5"], "--dynamic-sparsity needs thresholds; give --histograms"),
+        (["--greedy", "greedy.json"], "are for --dynamic-sparsity; give it"),
+        (["--dynamic-sparsity", "1", "--histograms", "trace"], "activation sparsity 1.0 is not a share"),
+        (["--dynamic-sparsity", "0.5", "--histograms", "trace", "--scoring", "wand"], "no scoring wand; did you mean wina?"),
+        (["--dynamic-sparsity", "0.5", "--histograms", "trace", "--policy", "sinks"], "no policy sinks; did you mean sinks_dense?"),
+        (["--dynamic-sparsity", "0.5", "--histograms", "none"], "none: no activation histograms; make them with xmsim extract"),
+        (["--dynamic-sparsity", "0.5", "--histograms", "none.pt"], "TEAL's published histograms are pickles"),
         (["--method", "xmm"], "no method xmm; did you mean xm?"),
         (["--method", "xm:1_4_9bit"], "prediction.bits: input should be less than or equal to 8"),
         (["--method", "window:1_4_6bit"], "prediction: unknown key"),

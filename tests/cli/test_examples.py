@@ -9,7 +9,22 @@ import pytest
 import xmsim
 from xmsim.cli import main
 
-ORDER = ["doctor", "extract", "trace info", "simulate", "explain", "measure", "evaluate", "tune", "prune", "convert", "compare", "demo"]
+ORDER = [
+    "doctor",
+    "extract",
+    "trace info",
+    "simulate",
+    "sweep",
+    "explain",
+    "measure",
+    "evaluate",
+    "tune",
+    "prune",
+    "convert",
+    "compare",
+    "diff",
+    "demo",
+]
 
 
 def run(monkeypatch, words):

@@ -11,13 +11,16 @@ from typer.testing import CliRunner, Result
 
 from xmsim.cli.convert import convert
 from xmsim.cli.extract import extract
+from xmsim.cli.measure import measure
 from xmsim.cli.prune import prune
 from xmsim.configs.errors import XmsimError
+from xmsim.reference.kernels import native
+from xmsim.workloads.measuring.generation_record import read_generation
 
 
 def run(*words: object) -> Result:
     app = typer.Typer()
-    for verb in (convert, extract, prune):
+    for verb in (convert, extract, measure, prune):
         app.command()(verb)
     return CliRunner().invoke(app, [str(word) for word in words])
 
@@ -56,6 +59,7 @@ def test_a_sweep_writes_its_table_and_its_plot(model: Path, text: Path, tmp_path
     assert [row["s1"] for row in rows] == ["0.0", "0.0", "0.0", "0.25", "0.25", "0.4", "0.5"]
     assert {path.name for path in (tmp_path / "sweep").iterdir()} == {
         "splits.csv",
+        "splits.json",
         "perplexity_split.png",
         "magnitude_0.25",
         "magnitude_0.4",
@@ -63,9 +67,28 @@ def test_a_sweep_writes_its_table_and_its_plot(model: Path, text: Path, tmp_path
     }
 
 
+def test_a_second_run_times_decoding_of_the_rows_that_are_there(model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = ["--text", text, "--samples", 2, "--length", 32, "--windows", 2, "--method", "magnitude", "--out", tmp_path / "sweep"]
+    asked = ("prune", model, "--sweep", "0.5", "--step", 0.5, *words)
+    assert run(*asked).exit_code == 0
+    table = (tmp_path / "sweep" / "splits.csv").read_text()
+    monkeypatch.setattr("xmsim.workloads.quality.spdp_sweep.evaluate_model", None)
+    timed = run(*asked, "--tpot")
+    assert timed.exit_code == 0, (timed.output, timed.exception)
+    assert (tmp_path / "sweep" / "splits.csv").read_text() == table and (tmp_path / "sweep" / "perplexity_tpot.png").exists()
+    with (tmp_path / "sweep" / "split_times.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["s1"], row["s2"]) for row in rows] == [("0.0", "0.0"), ("0.0", "0.5"), ("0.5", "0.0")]
+    assert all(float(row["TPOT_ms"]) > 0 for row in rows)
+    other = run(*asked, "--policy", "sinks_dense")
+    assert "splits.json: holds a sweep with another policy" in str(other.exception)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (("--sweep", "0.5", "--tpot", "--device", "cuda"), "--tpot: decoding is timed on the CPU, device cuda was asked for"),
+        (("--sparsity", "0.5", "--tpot"), "--tpot times the splits of --sweep"),
         (("--sweep", "much"), "--sweep much: give total sparsities, e.g. 0.3,0.4,0.5"),
         (("--sweep", "1.5"), "total sparsity 1.5 is not a share to split"),
         (("--sweep", "0.5", "--policy", "sinks"), "no policy sinks; did you mean sinks_dense"),
@@ -75,3 +98,59 @@ def test_a_sweep_that_cannot_be_made_is_refused_in_a_sentence(model: Path, tmp_p
     refused = run("prune", model, *words, "--out", tmp_path / "sweep")
     assert isinstance(refused.exception, XmsimError) and sentence in str(refused.exception)
     assert not (tmp_path / "sweep").exists()
+
+
+QUICK = ("--device", "cpu", "--input-tokens", 6, "--max-new-tokens", 2, "--repeat", 2, "--warmup", 0, "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def pruned(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half of its weights zero, and histograms of what its layers read in `trace` beside it."""
+    folder = tmp_path_factory.mktemp("formats")
+    text = folder / "text.txt"
+    text.write_text("thequickbrownfoxjumpsoverthelazydog" * 20)
+    for words in (
+        ("prune", model, "--method", "magnitude", "--sparsity", 0.5, "--out", folder / "pruned"),
+        ("extract", folder / "pruned", "--text", text, "--tokens", 64, "--activations", "--out", folder / "trace"),
+    ):
+        done = run(*words)
+        assert done.exit_code == 0, (done.output, done.exception)
+    return folder / "pruned"
+
+
+@pytest.mark.skipif(native.library() is None, reason="no compiled kernels")
+@pytest.mark.parametrize(("format", "dtype"), [("spdp", "float16"), ("tcabme", "bfloat16"), ("tcabme", "float16"), ("bitmap", "float32")])
+def test_a_pruned_folder_is_measured_in_a_format_and_its_packed_folder_too(pruned: Path, tmp_path: Path, format: str, dtype: str):
+    dynamic = ["--dynamic-sparsity", 0.5, "--histograms", pruned.parent / "trace"] if format == "spdp" else []
+    options = ["--format", format, *dynamic, "--dtype", dtype, *QUICK, "--out", tmp_path / "out.json"]
+    assert run("convert", pruned, "--format", format, "--out", tmp_path / "packed").exit_code == 0
+    for folder in (pruned, tmp_path / "packed"):
+        measured = run("measure", folder, *options)
+        assert measured.exit_code == 0, (measured.output, measured.exception)
+        record = read_generation(tmp_path / "out.json")
+        torch, ours = record.generations
+        assert (torch.kernel, ours.kernel, ours.exchanged_layers) == ("torch", format, 21)
+        assert ours.time_to_first_token.median_ms > 0 and ours.p50_ms > 0
+        assert (record.conditions["dtype"], record.conditions["dynamic_sparsity"]) == (dtype, 0.5 if dynamic else None)
+        assert record.model["weights"] == "trained"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--format", "tcabme", "--device", "cuda"), "torch finds no CUDA GPU on this host; use --device cpu"),
+        (("--format", "tcabme", "--device", "tpu"), "device: no tpu; choose cpu or cuda"),
+        (("--format", "2:4", "--allow-dense"), "cannot be stored as 2:4"),
+        (("--format", "csr", "--allow-dense"), "no format csr; linear layers are stored as bitmap"),
+        (("--format", "tcabme", "--dynamic-sparsity", 0.5, "--histograms", "nowhere"), "kernel spdp alone skips inputs"),
+    ],
+)
+def test_a_measurement_that_cannot_be_made_is_refused_in_a_sentence(
+    model: Path, tmp_path: Path, words: tuple[str, ...], sentence: str, monkeypatch: pytest.MonkeyPatch
+):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused = run("measure", model, "--out", tmp_path / "out.json", *words)
+    assert isinstance(refused.exception, XmsimError) and sentence in str(refused.exception)
+    assert not (tmp_path / "out.json").exists()

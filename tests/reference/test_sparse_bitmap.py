@@ -149,7 +149,8 @@ def test_a_tensor_comes_back_as_a_tensor(form: Any) -> None:
     "array, options, error, said",
     [
         (np.ones((2, 3)), {}, TypeError, "float64"),
-        (np.ones((2, 3), np.float16), {}, TypeError, "float16"),
+        (np.ones((2, 3), np.int16), {}, TypeError, "int16"),
+        (np.array([[1, np.nan]], np.float16), {}, ValueError, "NaN"),
         (np.ones(3, np.float32), {}, ValueError, "out_features"),
         (np.ones((0, 3), np.float32), {}, ValueError, "out_features"),
         (np.array([[1, np.nan]], np.float32), {}, ValueError, "NaN"),

@@ -1,4 +1,4 @@
-"""Attaching activation sparsity (TEAL) to a model: small inputs of its linear layers become zero while the model runs."""
+"""Attaching activation sparsity (TEAL, WINA) to a model: small inputs of its linear layers become zero while the model runs."""
 
 from __future__ import annotations
 
@@ -7,37 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from xmsim.configs.errors import nearest
-from xmsim.reference.activations import keep_first_half, keep_first_tokens, sparsified, threshold_keep
+from xmsim.reference.activations import sparsified, threshold_keep
+from xmsim.reference.activations.keep import has_nan
+from xmsim.workloads.attachment.activation_policies import Policy, first_half_dense
 from xmsim.workloads.models.loading import LoadedModel, ModelError
 
-SINK_TOKENS = 4  # tokens at the start of a sequence that much attention goes to, whatever they say (StreamingLLM, arXiv 2309.17453)
-
-Policy = Callable[[Any, int], Any]  # (keep [..., tokens, channels], place in the sequence of its first token) -> keep with dense tokens
-
-
-def first_half_dense(keep: Any, first_position: int) -> Any:
-    """As published: of tokens that come together the first half stays dense, wherever they lie; a single one is sparsified."""
-    return keep_first_half(keep)
-
-
-def sinks_dense(keep: Any, first_position: int) -> Any:
-    """Corrected: the first four tokens of a sequence stay dense and no others, whether tokens come together or one by one. Ours."""
-    return keep_first_tokens(keep, dense_tokens=SINK_TOKENS, first_position=first_position)
-
-
-POLICIES: dict[str, Policy] = {"first_half_dense": first_half_dense, "sinks_dense": sinks_dense}
-
-
-def find_policy(name: str) -> Policy:
-    """The policy of that name.
-
-    Raises:
-        ModelError: there is none.
-    """
-    if name not in POLICIES:
-        raise ModelError(f"no policy {name}; {nearest(name, tuple(POLICIES))}")
-    return POLICIES[name]
+Thresholds = Mapping[str, Any]  # {module name: a magnitude (TEAL), or a tensor with one for each input channel (WINA)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +52,14 @@ class AttachedActivations:
 
 
 @contextmanager
-def attach_activation_sparsity(
-    model: Any, thresholds: Mapping[str, float], *, policy: Policy = first_half_dense
-) -> Iterator[AttachedActivations]:
+def attach_activation_sparsity(model: Any, thresholds: Thresholds, *, policy: Policy = first_half_dense) -> Iterator[AttachedActivations]:
     """Inside this block the linear layers of a model read zeros where their inputs are at or below a threshold.
 
     Attention methods and layers of our kernels may be in the model at the same time; afterwards it is what it was.
 
     Args:
         model: any nn.Module, or a LoadedModel.
-        thresholds: {module name: magnitude}, as `activation_thresholds` makes them; layers without one stay dense.
+        thresholds: as `activation_thresholds` and `wina_channel_thresholds` make them; layers without one stay dense.
         policy: which tokens stay dense all the same.
     Raises:
         ModelError: no thresholds, one that is NaN, or a name that is no module with in_features and out_features (or a Conv1D).
@@ -98,7 +71,7 @@ def attach_activation_sparsity(
         raise ModelError("no activation threshold was given; take them from the histograms of this model")
     handles = [getattr(network, "base_model", network).register_forward_pre_hook(_position_taker(attached), with_kwargs=True)]
     for name, layer in layers.items():
-        attached._weights[name] = _weights_of(layer)
+        attached._weights[name] = weights_of(layer)
         attached._inputs[name], attached._kept[name] = 0, 0
         handles.append(layer.register_forward_pre_hook(_sparsifier(attached, name, thresholds[name], policy)))
     try:
@@ -108,18 +81,18 @@ def attach_activation_sparsity(
             handle.remove()
 
 
-def _layer(network: Any, name: str, threshold: float) -> Any:
-    if threshold != threshold:
+def _layer(network: Any, name: str, threshold: Any) -> Any:
+    if has_nan(threshold):
         raise ModelError(f"{name}: its activation threshold is NaN; take it from a histogram")
     try:
         layer = network.get_submodule(name)
-        _weights_of(layer)
+        weights_of(layer)
     except AttributeError as error:
         raise ModelError(f"{name}: the model has no linear layer of this name; the thresholds are of another model") from error
     return layer
 
 
-def _weights_of(layer: Any) -> int:
+def weights_of(layer: Any) -> int:
     """in_features × out_features, of a Conv1D too, which has neither name."""
     return int(layer.in_features * layer.out_features if hasattr(layer, "in_features") else layer.weight.shape[0] * layer.nf)
 
@@ -132,7 +105,7 @@ def _position_taker(attached: AttachedActivations) -> Callable[..., None]:
     return take
 
 
-def _sparsifier(attached: AttachedActivations, name: str, threshold: float, policy: Policy) -> Callable[..., tuple[Any, ...]]:
+def _sparsifier(attached: AttachedActivations, name: str, threshold: Any, policy: Policy) -> Callable[..., tuple[Any, ...]]:
     def sparsify_inputs(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x = args[0]
         keep = threshold_keep(x, threshold=threshold)

@@ -32,8 +32,8 @@ def check_storable(methods: Sequence[Method]) -> None:
             raise XmsimError(f"--masks: {method.name} and {twin.name} keep the same pairs; name one of them")
 
 
-def store_masks(writer: TraceWriter, trace: Trace, layer: int, methods: Sequence[Method]) -> None:
-    """Make and write the masks that a layer of a complete trace lacks.
+def store_masks(writer: TraceWriter, trace: Trace, layer: int, methods: Sequence[Method], device: str) -> None:
+    """Make and write the masks that a layer of a complete trace lacks, by the kernels of this device.
 
     Raises:
         XmsimError: a method does not fit the layer.
@@ -42,18 +42,18 @@ def store_masks(writer: TraceWriter, trace: Trace, layer: int, methods: Sequence
     if missing:
         captured = trace.read_layer(layer)
         for method in missing:
-            words, maker = layer_mask(method, captured)
+            words, maker = layer_mask(method, captured, device)
             writer.write_mask(layer, method.name, method.parameters, words, maker)
 
 
-def layer_mask(method: Method, layer: LayerTrace) -> tuple[npt.NDArray[np.uint64], Maker]:
+def layer_mask(method: Method, layer: LayerTrace, device: str = "cpu") -> tuple[npt.NDArray[np.uint64], Maker]:
     """Words of all windows, [windows, heads, queries, ceil(keys / 64)] with zeros where there is padding, and who made them."""
     windows, heads, tokens, _ = layer.q.shape
     words = np.zeros((windows, heads, tokens, -(-tokens // 64)), np.uint64)
     kernel, isa = NUMPY, None
     start = time.perf_counter()
     for window, valid in enumerate(layer.valid_tokens):
-        mask = method.mask(layer, window)
+        mask = method.mask(layer, window, device=device)
         part = pack(method.keep(layer, window)) if mask is None else mask.words
         words[window, :, :valid, : part.shape[2]] = part
         if mask is not None:

@@ -57,7 +57,7 @@ def extract_trace(
         tokens, windows: consecutive windows of so many tokens are cut from the start of the text.
         layers, heads: of the model, counted from 0; None: all. Equally many query heads of each KV head.
         storage: float32, bfloat16 or float16, the format of the stored numbers.
-        masks: names or files of methods whose masks are stored besides, made by this host's kernels.
+        masks: names or files of methods whose masks are stored besides, made by the kernels of the model's device.
         weights: store besides which elements of the linear layers' weights are not zero.
         activations: store besides a histogram of what each linear layer reads, from a second run of the windows.
         progress: called after each layer, after the masks and the weights of each, and after the histograms.
@@ -130,7 +130,7 @@ def extract_windows(
     linear = linear_weights(loaded.model) if weights else {}
     for number, layer in enumerate(trace.layers, start=1):
         if masks:
-            store_masks(writer, trace, layer, masks)
+            store_masks(writer, trace, layer, masks, str(loaded.model.device))
         if weights:
             store_weights(writer, linear, layer)
         if masks or weights:

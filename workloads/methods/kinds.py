@@ -25,9 +25,20 @@ from xmsim.reference.attention import (
     xm_causal_keep,
     xm_keep,
 )
-from xmsim.reference.kernels.masks import Mask, ScoreSource, nm_mask, salo_mask, sanger_mask, topk_mask, xm_causal_mask, xm_mask
+from xmsim.reference.kernels.masks import (
+    Mask,
+    ScoreSource,
+    nm_mask,
+    salo_mask,
+    sanger_mask,
+    topk_mask,
+    xm_causal_mask,
+    xm_mask,
+    xm_shared_mask,
+)
 
 Array = TypeVar("Array")  # numpy.ndarray or torch.Tensor
+BlockSize = Annotated[int, Field(gt=0, le=2**16)]  # keys; a row is filled up to whole blocks
 Count = Annotated[int, Field(ge=0)]
 Threshold = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -70,12 +81,13 @@ class MethodConfig(Config, ABC):
             query_offset: position of the first query; None means that the last query sees the last key.
         """
 
-    def mask(self, source: ScoreSource, threads: int | None = None) -> Mask | None:
+    def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
         """The same mask by the compiled kernels, which make the scores themselves; None: no kernel serves this method.
 
         Args:
             source: what scores are made from.
             threads: None: as many as torch uses, or all.
+            device: where the kernels run, as torch names it; what those of a GPU do not serve, those of the CPU make.
         """
         return None
 
@@ -112,7 +124,7 @@ class BlockPatternConfig(PatternConfig):
     """A band of blocks, global blocks and random ones."""
 
     method: Literal["block_pattern"]
-    block: PositiveInt
+    block: BlockSize
     band_blocks: PositiveInt
     global_blocks: Count
     random_blocks: Count
@@ -134,7 +146,7 @@ class FixedPatternConfig(PatternConfig):
     """Local squares of blocks, and the last block column of each."""
 
     method: Literal["fixed_pattern"]
-    block: PositiveInt
+    block: BlockSize
     local_blocks: PositiveInt
 
     def keep(self, scores: Array, *, kv_heads: int, query_offset: int | None = None) -> Array:
@@ -152,7 +164,7 @@ class ScoreMethodConfig(MethodConfig):
 class XmParameters(ScoreMethodConfig):
     """Parameters of X:M pruning."""
 
-    block: PositiveInt
+    block: BlockSize
     kept_high: PositiveInt
     kept_low: Count
     threshold_high: Threshold
@@ -172,8 +184,8 @@ class XmConfig(XmParameters):
     def keep(self, scores: Array, *, kv_heads: int, query_offset: int | None = None) -> Array:
         return xm_keep(scores, **self.arguments)
 
-    def mask(self, source: ScoreSource, threads: int | None = None) -> Mask | None:
-        return xm_mask(source, threads=threads, **self.arguments)
+    def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
+        return xm_mask(source, threads=threads, device=device, **self.arguments)
 
 
 class XmCausalConfig(XmParameters):
@@ -184,8 +196,8 @@ class XmCausalConfig(XmParameters):
     def keep(self, scores: Array, *, kv_heads: int, query_offset: int | None = None) -> Array:
         return xm_causal_keep(scores, **self.arguments)
 
-    def mask(self, source: ScoreSource, threads: int | None = None) -> Mask | None:
-        return xm_causal_mask(source, threads=threads, **self.arguments)
+    def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
+        return xm_causal_mask(source, threads=threads, device=device, **self.arguments)
 
 
 class XmSharedConfig(XmParameters):
@@ -208,6 +220,9 @@ class XmSharedSumConfig(XmSharedConfig):
         shared: Array = self.repeated(xm_keep(group_sum_scores(scores, kv_heads=kv_heads), **self.arguments), scores)
         return shared
 
+    def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
+        return xm_shared_mask(source, by_largest=False, device=device, **self.arguments)
+
 
 class XmSharedMaxConfig(XmSharedConfig):
     """A list is made from the largest of the heads' probabilities."""
@@ -218,19 +233,22 @@ class XmSharedMaxConfig(XmSharedConfig):
         shared: Array = self.repeated(xm_keep(group_max_scores(scores, kv_heads=kv_heads), **self.arguments), scores)
         return shared
 
+    def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
+        return xm_shared_mask(source, by_largest=True, device=device, **self.arguments)
+
 
 class NmConfig(ScoreMethodConfig):
     """N:M pruning."""
 
     method: Literal["nm"]
-    block: PositiveInt
+    block: BlockSize
     kept: PositiveInt
 
     def keep(self, scores: Array, *, kv_heads: int, query_offset: int | None = None) -> Array:
         return nm_keep(scores, kept=self.kept, block=self.block)
 
-    def mask(self, source: ScoreSource, threads: int | None = None) -> Mask | None:
-        return nm_mask(source, kept=self.kept, block=self.block, threads=threads)
+    def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
+        return nm_mask(source, kept=self.kept, block=self.block, threads=threads, device=device)
 
 
 class SangerConfig(ScoreMethodConfig):
@@ -242,8 +260,8 @@ class SangerConfig(ScoreMethodConfig):
     def keep(self, scores: Array, *, kv_heads: int, query_offset: int | None = None) -> Array:
         return sanger_keep(scores, threshold=self.threshold)
 
-    def mask(self, source: ScoreSource, threads: int | None = None) -> Mask | None:
-        return sanger_mask(source, threshold=self.threshold, threads=threads)
+    def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
+        return sanger_mask(source, threshold=self.threshold, threads=threads, device=device)
 
 
 class TopkConfig(ScoreMethodConfig):
@@ -255,15 +273,15 @@ class TopkConfig(ScoreMethodConfig):
     def keep(self, scores: Array, *, kv_heads: int, query_offset: int | None = None) -> Array:
         return topk_keep(scores, kept=self.kept)
 
-    def mask(self, source: ScoreSource, threads: int | None = None) -> Mask | None:
-        return topk_mask(source, kept=self.kept, threads=threads)
+    def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
+        return topk_mask(source, kept=self.kept, threads=threads, device=device)
 
 
 class SaloConfig(ScoreMethodConfig):
     """SALOv2's pattern: of each tile a window of diagonals, global lines and picks."""
 
     method: Literal["salo"]
-    block: PositiveInt
+    block: BlockSize
     window: PositiveInt
     global_tokens: Count
     picks: Count
@@ -284,7 +302,7 @@ class SaloConfig(ScoreMethodConfig):
             query_offset=query_offset,
         )
 
-    def mask(self, source: ScoreSource, threads: int | None = None) -> Mask | None:
+    def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
         return salo_mask(
             source,
             block=self.block,
@@ -293,6 +311,7 @@ class SaloConfig(ScoreMethodConfig):
             picks=self.picks,
             dilation=self.dilation,
             threads=threads,
+            device=device,
         )
 
 

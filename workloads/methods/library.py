@@ -100,21 +100,29 @@ class Method:
         return np.concatenate([self._keep_heads(layer, window, heads, range(tokens - 1, tokens)) for heads in together])
 
     def mask(
-        self, layer: LayerTrace, window: int, heads: Sequence[int] | None = None, queries: range | None = None, threads: int | None = None
+        self,
+        layer: LayerTrace,
+        window: int,
+        heads: Sequence[int] | None = None,
+        queries: range | None = None,
+        threads: int | None = None,
+        device: str = "cpu",
     ) -> Mask | None:
         """The mask of one window by the compiled kernels; None where they do not serve the method.
 
         With low-bit prediction it equals that of `keep`, bit for bit. Exact scores are added up in another order than those of `keep`,
         so that a pair may be kept here and not there where its score, or its block's share, lies within rounding of the cut.
-        Arguments are those of `keep`; queries begin with a tile, where the method decides tiles.
+        Arguments are those of `keep`; queries begin with a tile, where the method decides tiles. On a GPU the mask is the same.
 
         Raises:
             XmsimError: the layer holds NaN or infinity, or the method does not fit it.
         """
         chosen = range(layer.q.shape[1]) if heads is None else heads
+        if self.config.decides_per_group and not holds_all(layer, chosen):
+            return None  # the kernels take heads that share keys together
         rows = range(layer.valid_tokens[window]) if queries is None else queries
         try:
-            return self.config.mask(score_source(layer, window, chosen, rows, self._low_bit(layer, chosen)), threads)
+            return self.config.mask(score_source(layer, window, chosen, rows, self._low_bit(layer, chosen)), threads, device)
         except ValueError as error:
             raise XmsimError(f"method {self.name} on layer {layer.layer}, window {window}: {error}") from error
 

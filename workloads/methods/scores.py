@@ -33,9 +33,10 @@ def head_scores(layer: LayerTrace, window: int, head: int, queries: range | None
     operands = layer.head(window, head)
     rows = queries or range(len(operands.q))
     first = rows.start // _TILE_QUERIES * _TILE_QUERIES
-    tiles = [operands.q[at : at + _TILE_QUERIES] @ operands.k.T for at in range(first, rows.stop, _TILE_QUERIES)]
-    products = np.concatenate(tiles)[rows.start - first : rows.stop - first]
-    return products * np.float32(layer.scale) + head_bias(layer, window, head, rows)
+    with np.errstate(over="ignore", invalid="ignore"):  # the method refuses infinite scores, and NaN, in a sentence
+        tiles = [operands.q[at : at + _TILE_QUERIES] @ operands.k.T for at in range(first, rows.stop, _TILE_QUERIES)]
+        products = np.concatenate(tiles)[rows.start - first : rows.stop - first]
+        return products * np.float32(layer.scale) + head_bias(layer, window, head, rows)
 
 
 def predicted_head_scores(

@@ -8,10 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from xmsim.configs.errors import XmsimError, nearest
-from xmsim.reference.weights import InputSquares, alphapruning, outlier_percent, owl, peak_exponent, uniform, wanda_scores
+from xmsim.reference.weights import InputSquares, alphapruning, outlier_percent, owl, owl_kept, peak_exponent, uniform, wanda_scores
 from xmsim.workloads.models.linear_exchange import linear_layers
 from xmsim.workloads.pruning.decoder import StreamedDecoder
-from xmsim.workloads.pruning.pattern import weight_matrix
+from xmsim.workloads.pruning.methods import Target
+from xmsim.workloads.pruning.pattern import Pattern, weight_matrix
 from xmsim.workloads.pruning.stored import StoredModel
 
 
@@ -19,8 +20,8 @@ from xmsim.workloads.pruning.stored import StoredModel
 class Budget:
     """A rule for the sparsity of each block.
 
-    `share(stored, decoder, sparsity, **parameters)` gives one sparsity a block; the decoder's windows stand before the first block if
-    the rule reads inputs.
+    `share(stored, decoder, target, **parameters)` gives one sparsity a block, with a pattern one that is a whole number of weights of its
+    groups; the decoder's windows stand before the first block if the rule reads inputs.
     """
 
     name: str
@@ -29,27 +30,38 @@ class Budget:
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
-def _uniform(stored: StoredModel, decoder: StreamedDecoder, sparsity: float) -> list[float]:
-    return uniform(len(stored.blocks), sparsity=sparsity).tolist()
+def _uniform(stored: StoredModel, decoder: StreamedDecoder, target: Target) -> list[float]:
+    return uniform(len(stored.blocks), sparsity=target.sparsity).tolist()
 
 
-def _owl(stored: StoredModel, decoder: StreamedDecoder, sparsity: float, *, spread: float, multiple: float) -> list[float]:
+def _owl(stored: StoredModel, decoder: StreamedDecoder, target: Target, *, spread: float, multiple: float) -> list[float]:
+    return owl(_outlier_percents(stored, decoder, multiple), sparsity=target.sparsity, spread=spread).tolist()
+
+
+def _owl_patterns(stored: StoredModel, decoder: StreamedDecoder, target: Target, *, spread: float, multiple: float) -> list[float]:
+    assert target.pattern is not None  # else it is not asked
+    block = target.pattern.block
+    kept = owl_kept(_outlier_percents(stored, decoder, multiple), kept=target.pattern.kept, block=block, spread=spread)
+    return (1 - kept / block).tolist()
+
+
+def _outlier_percents(stored: StoredModel, decoder: StreamedDecoder, multiple: float) -> list[float]:
     percents = []
     for number, block in _dense_blocks(stored, decoder):
         layers = linear_layers(block)
         sums = decoder.gather(number, InputSquares)
         percents.append(outlier_percent([wanda_scores(weight_matrix(layers[name]), sums[name]) for name in layers], multiple=multiple))
         decoder.advance(number)
-    return owl(percents, sparsity=sparsity, spread=spread).tolist()
+    return percents
 
 
-def _alphapruning(stored: StoredModel, decoder: StreamedDecoder, sparsity: float, *, spread: float) -> list[float]:
+def _alphapruning(stored: StoredModel, decoder: StreamedDecoder, target: Target, *, spread: float) -> list[float]:
     exponents, weights = [], []
     for _, block in _dense_blocks(stored, decoder):
         matrices = [weight_matrix(layer) for layer in linear_layers(block).values()]
         exponents.append(fmean(peak_exponent(matrix) for matrix in matrices))
         weights.append(sum(matrix.numel() for matrix in matrices))
-    return alphapruning(exponents, sparsity=sparsity, spread=spread, parameters=weights).tolist()
+    return alphapruning(exponents, sparsity=target.sparsity, spread=spread, parameters=weights).tolist()
 
 
 def _dense_blocks(stored: StoredModel, decoder: StreamedDecoder) -> Iterator[tuple[int, Any]]:
@@ -69,12 +81,25 @@ BUDGETS = {
 }
 
 
-def layer_budget(name: str) -> Budget:
-    """A budget by its name.
+PATTERN_BUDGETS = {  # those that are published for patterns
+    "uniform": BUDGETS["uniform"],
+    "owl": Budget("owl", True, _owl_patterns, {"spread": 2.0, "multiple": 6.0}),
+}
+
+
+def layer_budget(name: str, pattern: Pattern | None = None) -> Budget:
+    """A budget by its name, for a share of the weights or for a pattern.
 
     Raises:
-        XmsimError: no such budget.
+        XmsimError: no such budget, or it has no rule for patterns.
     """
     if name not in BUDGETS:
         raise XmsimError(f"no budget {name}; {nearest(name, list(BUDGETS))}")
-    return BUDGETS[name]
+    if pattern is None:
+        return BUDGETS[name]
+    if name not in PATTERN_BUDGETS:
+        raise XmsimError(
+            f"budget {name}: gives each block a share of its own, and neither its paper nor its code says how pattern {pattern} follows "
+            f"from it; use budget {' or '.join(PATTERN_BUDGETS)}"
+        )
+    return PATTERN_BUDGETS[name]

@@ -31,6 +31,11 @@ class Target:
     pattern: Pattern | None = None
     layer: str | None = None  # as transformers calls the module; None: all layers
 
+    def with_share(self, sparsity: float, layer: str) -> Target:
+        """The target of one layer, with the sparsity that a budget gives it; of a pattern, as many weights of each group."""
+        pattern = None if self.pattern is None else Pattern(round((1 - sparsity) * self.pattern.block), self.pattern.block)
+        return Target(sparsity, pattern, layer)
+
     @property
     def arguments(self) -> dict[str, Any]:
         """As the methods of `reference.weights` are asked."""

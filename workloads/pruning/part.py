@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from xmsim.configs.codec import decode, encode
 from xmsim.configs.errors import XmsimError
-from xmsim.configs.files import write_text, write_whole
+from xmsim.configs.files import MOST_RECORD_BYTES, check_ordinary, read_bytes, write_text, write_whole
 from xmsim.workloads.pruning.record import PrunedLayer
 
 _PLAN = "plan.json"
@@ -75,10 +75,11 @@ class UnfinishedPruning:
         """
         path = self.path(number)
         try:
+            check_ordinary(path)
             with safe_open(path, framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a safetensors file is no mapping)
-            layers = json.loads(self._layers_path(number).read_text(encoding="utf-8"))
-        except (OSError, SafetensorError, ValueError) as error:
+            layers = json.loads(read_bytes(self._layers_path(number), MOST_RECORD_BYTES))
+        except (OSError, SafetensorError, ValueError, RecursionError, MemoryError) as error:
             raise XmsimError(f"{path}: a damaged block ({error}); delete it and run the same command again") from error
         return tensors, list(decode(tuple[PrunedLayer, ...], layers, str(self._layers_path(number))))
 
@@ -91,10 +92,12 @@ class UnfinishedPruning:
 
     def _stored(self) -> dict[str, Any]:
         try:
-            stored: dict[str, Any] = json.loads((self.folder / _PLAN).read_text(encoding="utf-8"))
-            if {"plan", "block_sparsities"} <= stored.keys():
+            stored: dict[str, Any] = json.loads(read_bytes(self.folder / _PLAN, MOST_RECORD_BYTES))
+            plan, sparsities = stored.get("plan"), stored.get("block_sparsities")
+            shares = isinstance(sparsities, list) and all(isinstance(share, int | float) and 0 <= share <= 1 for share in sparsities)
+            if isinstance(plan, dict) and shares:
                 return stored
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise XmsimError(f"{self.folder / _PLAN}: damaged ({error}); delete {self.folder}") from error
         raise XmsimError(f"{self.folder / _PLAN}: not the plan of a pruning; delete {self.folder}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,23 +41,26 @@ def parse_pattern(text: str) -> Pattern:
     return Pattern(int(match[1]), int(match[2]))
 
 
-def expected_pattern(model: str, given: str | None) -> tuple[Pattern, tuple[str, ...] | None] | None:
-    """The pattern that a model is to obey, and in which layers.
+def expected_patterns(model: str, given: str | None) -> Pattern | dict[str, Pattern] | None:
+    """The pattern that a model is to obey, or those of its layers.
 
     Args:
         model: as `load_model` is told.
-        given: a pattern for all linear layers but the one that makes logits; None: that of the record beside a pruned model's weights.
-    Returns: None where none is given, and none was pruned to. None for layers: all of them.
+        given: a pattern for all linear layers but the one that makes logits; None: those of the record beside a pruned model's weights.
+    Returns: None where none is given, and none was pruned to; {layer: pattern} of a record, where a budget may have given each its own.
     Raises:
         XmsimError: not a pattern, or a record that cannot be read.
     """
     if given is not None:
-        return parse_pattern(given), None
+        return parse_pattern(given)
     folder = Path(model).expanduser()
     if not (folder / PRUNING_NAME).is_file():
         return None
     record = read_pruning(folder)
-    return None if record.pattern is None else (parse_pattern(record.pattern), tuple(layer.name for layer in record.layers))
+    if record.pattern is None:
+        return None
+    block = parse_pattern(record.pattern).block
+    return {layer.name: Pattern(round((1 - layer.target_sparsity) * block), block) for layer in record.layers}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +77,17 @@ class LayerGroups:
         return self.obeying / self.groups
 
 
-def pattern_groups(model: Any, pattern: Pattern, names: Sequence[str] | None = None) -> Iterator[LayerGroups]:
+def pattern_groups(model: Any, patterns: Pattern | Mapping[str, Pattern]) -> Iterator[LayerGroups]:
     """Count the groups that obey a pattern, layer by layer.
 
     Args:
         model: a transformers model.
-        names: of linear layers; None: all but the one that makes logits.
+        patterns: one for all linear layers but that which makes logits, or {name of a linear layer: its pattern}.
     Raises:
         XmsimError: the model has no such layer, or blocks of the pattern do not divide its inputs.
     """
     layers = linear_layers(model)
-    for name in names if names is not None else layers:
+    for name, pattern in (dict.fromkeys(layers, patterns) if isinstance(patterns, Pattern) else patterns).items():
         if name not in layers:
             raise XmsimError(f"{name}: this model has no such linear layer; is the record beside it that of another model?")
         weight = weight_matrix(layers[name])

@@ -72,10 +72,10 @@ def prune_model(
         XmsimError: whatever is wrong with the model, the choice, the text or the folder, in one sentence.
     """
     check_free(out)
-    rule, shares = layer_method(method), layer_budget(budget)
     parsed = None if pattern is None else parse_pattern(pattern)
+    rule, shares = layer_method(method), layer_budget(budget, parsed)
     target = Target(_checked_sparsity(sparsity, parsed), parsed)
-    _check_fit(rule, shares, target)
+    _check_fit(rule, target)
     check_place(dtype, device)
     stored = open_stored_model(model)
     _check_blocks_divide(stored, target)
@@ -163,7 +163,7 @@ class _Run:
         if budget.reads_inputs:
             self._decoder.begin(self._windows)
         try:
-            sparsities = budget.share(self._stored, self._decoder, self._target.sparsity, **budget.parameters)
+            sparsities = budget.share(self._stored, self._decoder, self._target, **budget.parameters)
         except ValueError as error:
             raise XmsimError(f"{self._stored.name}, budget {budget.name}: {error}") from error
         self._part.begin(sparsities)
@@ -206,7 +206,7 @@ class _Run:
         transposed = type(module).__name__ == "Conv1D"  # it holds its matrix [in, out]
         weight = (stored.t() if transposed else stored).to(module.weight.device)
         try:
-            pruned = self._method.prune(weight, sums, Target(sparsity, self._target.pattern, name), **self._method.parameters).weight
+            pruned = self._method.prune(weight, sums, self._target.with_share(sparsity, name), **self._method.parameters).weight
         except ValueError as error:
             raise ModelError(f"{self._stored.name}, layer {name}: {error}") from error
         tensors[f"{name}.weight"] = (pruned.t() if transposed else pruned).contiguous().cpu()
@@ -270,11 +270,9 @@ def _checked_sparsity(sparsity: float | None, pattern: Pattern | None) -> float:
     return sparsity
 
 
-def _check_fit(method: LayerMethod, budget: Budget, target: Target) -> None:
+def _check_fit(method: LayerMethod, target: Target) -> None:
     if target.pattern is not None and not method.takes_pattern:
         raise XmsimError(f"method {method.name}: prunes a share of each layer and has no pattern; leave --pattern out, or use wanda")
-    if target.pattern is not None and budget.name != "uniform":
-        raise XmsimError(f"budget {budget.name}: pattern {target.pattern} leaves every block the same share; use budget uniform")
 
 
 def check_place(dtype: str, device: str) -> None:

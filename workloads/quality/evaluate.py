@@ -6,19 +6,30 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from xmsim.configs.densities import Densities
 from xmsim.configs.errors import XmsimError
+from xmsim.reference.activations import total_sparsity
+from xmsim.workloads.attachment.activation_plan import ActivationSparsity
 from xmsim.workloads.attachment.attach import attach
-from xmsim.workloads.evaluation import EvaluatedRun, EvaluatedText, EvaluationRecord, LayerDensities, method_label
+from xmsim.workloads.evaluation import (
+    EvaluatedActivations,
+    EvaluatedRun,
+    EvaluatedText,
+    EvaluationRecord,
+    LayerDensities,
+    method_label,
+)
 from xmsim.workloads.extraction.extract import model_facts
 from xmsim.workloads.measuring.host import describe_host
 from xmsim.workloads.methods.library import Method, load_method
 from xmsim.workloads.models.loading import LoadedModel
 from xmsim.workloads.quality.protocols import WindowPlan, window_plan
 from xmsim.workloads.quality.token_losses import WindowLoss, window_loss
+from xmsim.workloads.quality.weight_sparsity import weight_sparsity
 from xmsim.workloads.texts.corpora import Corpus
 from xmsim.workloads.texts.encoded import EncodedText
 
@@ -53,6 +64,37 @@ class _Cut:
         return total
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Applied:
+    """Activation sparsity, and the zeros that the weights have anyway."""
+
+    activations: ActivationSparsity
+    static_sparsity: float
+
+    def facts(self, reached: float) -> EvaluatedActivations:
+        """Args: reached: share of the products that was left out for small inputs."""
+        plan = self.activations.plan
+        return EvaluatedActivations(
+            sparsity=plan.sparsity,
+            scoring=plan.scoring,
+            allocation="uniform" if plan.greedy is None else "greedy",
+            policy=plan.policy,
+            histograms_sha256=self.activations.histograms_sha256,
+            greedy_sha256=self.activations.greedy_sha256,
+            static_sparsity=self.static_sparsity,
+            dynamic_sparsity=reached,
+            total_sparsity=total_sparsity(self.static_sparsity, reached),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Variant:
+    """What a model is scored with."""
+
+    method: Method  # of its attention
+    applied: _Applied | None  # to the inputs of its linear layers
+
+
 @dataclass(frozen=True, slots=True)
 class _Scores:
     """The loss of each window with a method attached, in nats a token, and what attention kept over all of them."""
@@ -60,6 +102,7 @@ class _Scores:
     window_losses: tuple[float, ...]
     densities: Densities
     layers: tuple[LayerDensities, ...]
+    activations: EvaluatedActivations | None
 
     @property
     def loss(self) -> float:
@@ -74,9 +117,12 @@ def evaluate_model(
     lengths: Sequence[int] = (1024,),
     protocol: str = "dynax",
     windows: int | None = None,
+    activations: ActivationSparsity | None = None,
     progress: Progress = _no_progress,
 ) -> EvaluationRecord:
     """Score a text with each method attached to a model, at each length; the dense model always comes first.
+
+    With activation sparsity the model is scored as it is, then with it, and with it and each method; weights are what they are throughout.
 
     Windows are read one at a time, so low-bit prediction has one quantisation scale a window and layer, as in the DynaX artifact.
 
@@ -84,6 +130,7 @@ def evaluate_model(
         loaded: a causal language model with its tokenizer.
         lengths: in tokens, as the protocol understands them (`xmsim.workloads.quality.protocols`).
         windows: only the first so many at each length; None: all that the text has.
+        activations: which inputs of the linear layers count as zero in all runs but the first; None: none.
         progress: called after each window.
     Raises:
         XmsimError: whatever is wrong with the model, the text or the choice, in one sentence.
@@ -93,13 +140,17 @@ def evaluate_model(
     if windows is not None and windows < 1:
         raise XmsimError(f"{windows} windows cannot be evaluated; ask for at least 1")
     chosen = _with_dense_first(methods)
+    variants = [_Variant(method, None) for method in (chosen if activations is None else chosen[:1])]
+    if activations is not None:
+        applied = _Applied(activations, weight_sparsity(loaded.model))
+        variants += [_Variant(method, applied) for method in chosen]
     cuts = [_cut(loaded, corpus, protocol, length, windows) for length in dict.fromkeys(lengths)]
     loss = window_loss(loaded.model, cuts[0].windows[0].ids)
-    done, total = itertools.count(1), len(chosen) * sum(len(cut.windows) for cut in cuts)
+    done, total = itertools.count(1), len(variants) * sum(len(cut.windows) for cut in cuts)
     runs: list[EvaluatedRun] = []
     for cut in cuts:
-        scores = [_scores(loaded, method, cut, loss, lambda: progress(next(done), total)) for method in chosen]
-        runs += [_run(method, cut, own, dense=scores[0]) for method, own in zip(chosen, scores, strict=True)]
+        scores = [_scores(loaded, variant, cut, loss, lambda: progress(next(done), total)) for variant in variants]
+        runs += [_run(variant.method, cut, own, dense=scores[0]) for variant, own in zip(variants, scores, strict=True)]
     return EvaluationRecord(
         host=describe_host(),
         device=loaded.model.device.type,
@@ -146,16 +197,18 @@ def _cut(loaded: LoadedModel, corpus: Corpus, protocol: str, length: int, window
     return _Cut(length, plan, tuple(cut[:windows]))
 
 
-def _scores(loaded: LoadedModel, method: Method, cut: _Cut, loss: WindowLoss, step: Callable[[], None]) -> _Scores:
+def _scores(loaded: LoadedModel, variant: _Variant, cut: _Cut, loss: WindowLoss, step: Callable[[], None]) -> _Scores:
     import torch
 
-    losses = []
+    losses, method, applied = [], variant.method, variant.applied
     try:
-        with torch.inference_mode(), attach(loaded, method) as attached:
+        with torch.inference_mode(), attach(loaded, method) as attached, ExitStack() as stack:
+            dropped = stack.enter_context(applied.activations.attach(loaded)) if applied else None
             for window in cut.windows:
                 losses.append(loss(window.ids, cut.plan.scored))
                 step()
             densities, layers = attached.densities(), attached.layers
+            activations = applied.facts(dropped.sparsity) if applied and dropped else None
     except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError when memory is full
         if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _OUT_OF_MEMORY):
             raise
@@ -166,7 +219,8 @@ def _scores(loaded: LoadedModel, method: Method, cut: _Cut, loss: WindowLoss, st
                 f"{loaded.name} with method {_label(method)}: the loss of window {place} is {one:g} nats a token, and no perplexity "
                 f"follows from it; is {_dtype(loaded)} too narrow for this model? give another --dtype"
             )
-    return _Scores(tuple(losses), densities, tuple(LayerDensities(at, pairs.densities()) for at, pairs in enumerate(layers)))
+    kept = tuple(LayerDensities(at, pairs.densities()) for at, pairs in enumerate(layers))
+    return _Scores(tuple(losses), densities, kept, activations)
 
 
 def _run(method: Method, cut: _Cut, own: _Scores, *, dense: _Scores) -> EvaluatedRun:
@@ -188,6 +242,7 @@ def _run(method: Method, cut: _Cut, own: _Scores, *, dense: _Scores) -> Evaluate
         densities=own.densities,
         layers=own.layers,
         window_losses=own.window_losses,
+        activations=own.activations,
     )
 
 

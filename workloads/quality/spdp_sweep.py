@@ -15,14 +15,17 @@ from typing import Any
 
 from xmsim.configs.errors import RecordError, XmsimError
 from xmsim.reference.activations import ActivationHistogram, dynamic_sparsity, symmetric_threshold, total_sparsity
-from xmsim.workloads.attachment.activation_sparsity import Policy, attach_activation_sparsity, first_half_dense
-from xmsim.workloads.evaluation import SparsitySplit
+from xmsim.workloads.attachment.activation_policies import Policy, first_half_dense
+from xmsim.workloads.attachment.activation_sparsity import attach_activation_sparsity
+from xmsim.workloads.evaluation import SparsitySplit, SplitTiming
 from xmsim.workloads.extraction.activation_histograms import Histograms, activation_histograms, activation_thresholds
-from xmsim.workloads.models.linear_exchange import linear_layers
 from xmsim.workloads.models.loading import LoadedModel, find_model, load_model
 from xmsim.workloads.pruning.prune import prune_model
 from xmsim.workloads.pruning.record import PruningRecord, read_pruning
 from xmsim.workloads.quality.evaluate import evaluate_model
+from xmsim.workloads.quality.split_decoding import Decoding, DecodingPlan
+from xmsim.workloads.quality.split_store import SplitStore
+from xmsim.workloads.quality.weight_sparsity import weight_sparsity
 from xmsim.workloads.texts.corpora import Corpus
 
 
@@ -37,6 +40,7 @@ class SweepPlan:
     protocol: str = "dynax"
     policy: Policy = first_half_dense
     threshold: Callable[[ActivationHistogram, float], float] = symmetric_threshold
+    decoding: DecodingPlan | None = None  # times decoding too; None: perplexity alone
 
 
 def total_splits(totals: Sequence[float], *, step: float = 0.1) -> tuple[tuple[float, float], ...]:
@@ -61,12 +65,16 @@ def sweep_splits(
     pairs: Sequence[tuple[float, float]],
     plan: SweepPlan,
     progress: Callable[[int, int], None] = lambda done, pairs: None,
-) -> tuple[SparsitySplit, ...]:
+    *,
+    store: SplitStore | None = None,
+) -> tuple[tuple[SparsitySplit, ...], tuple[SplitTiming, ...]]:
     """Try each pair (s1, s2), and both at 0 for comparison; ordered by s1, so that a model is pruned and calibrated once for each.
 
     Args:
         load: gives the model with its weights pruned at s1; at 0 the dense one.
         progress: called after each pair.
+        store: of what was found before, which is not done again; everything found is put into it at once. None: in memory alone.
+    Returns: the splits by (s1, s2), and their timings, none unless the plan asks for them.
     Raises:
         XmsimError: a sparsity out of its range, or whatever is wrong with the model or the text.
     """
@@ -74,17 +82,52 @@ def sweep_splits(
     for pair in asked:
         if not all(0 <= share < 1 for share in pair):
             raise XmsimError(f"sparsities {pair[0]}, {pair[1]} are not two shares; choose at least 0 and less than 1 for each")
-    found: list[SparsitySplit] = []
-    for static, group in groupby(asked, key=lambda pair: pair[0]):
-        loaded = load(static)
-        reached = weight_sparsity(loaded.model)
+    store = store or SplitStore(None, {})
+    missing = [pair for pair in asked if not store.has(pair, timed=plan.decoding is not None)]
+    done = len(asked) - len(missing)
+    progress(done, len(asked))
+    for static, group in groupby(missing, key=lambda pair: pair[0]):
         dynamics = [dynamic for _, dynamic in group]
-        histograms = activation_histograms(loaded, plan.calibration) if any(dynamics) else {}
+        trial = _Trial(load(static), static, any(dynamics), plan)
         for dynamic in dynamics:
-            perplexity, dropped = _perplexity(loaded, histograms, dynamic, plan)
-            found.append(SparsitySplit(static, dynamic, perplexity, reached, dropped, total_sparsity(reached, dropped)))
-            progress(len(found), len(asked))
-    return tuple(found)
+            if not store.has((static, dynamic), timed=False):
+                store.add(trial.split(dynamic))
+            if plan.decoding is not None:
+                store.add_timing(trial.timing(store.split((static, dynamic))))
+            done += 1
+            progress(done, len(asked))
+    return store.chosen(asked, timed=plan.decoding is not None)
+
+
+class _Trial:
+    """The model that is pruned at one s1, with its histograms."""
+
+    def __init__(self, loaded: LoadedModel, static: float, dynamic: bool, plan: SweepPlan) -> None:
+        self._loaded, self._static, self._plan = loaded, static, plan
+        self._reached = weight_sparsity(loaded.model)
+        self._histograms: Histograms = activation_histograms(loaded, plan.calibration) if dynamic else {}
+        self._decoding = None if plan.decoding is None else Decoding(loaded.model, plan.decoding)
+
+    def split(self, dynamic: float) -> SparsitySplit:
+        """Perplexity at one s2."""
+        perplexity, dropped = _perplexity(self._loaded, self._histograms, dynamic, self._plan)
+        return SparsitySplit(self._static, dynamic, perplexity, self._reached, dropped, total_sparsity(self._reached, dropped))
+
+    def timing(self, split: SparsitySplit) -> SplitTiming:
+        """Time of a decoded token at the s2 of a split."""
+        assert self._decoding is not None  # else it is not asked
+        thresholds = activation_thresholds(self._histograms, split.s2, threshold=self._plan.threshold) if split.s2 else {}
+        sparse, dense = self._decoding.times(thresholds)
+        return SplitTiming(
+            s1=split.s1,
+            s2=split.s2,
+            Uniform_PPL=split.Uniform_PPL,
+            TPOT_ms=sparse.median_ms,
+            TPOT_first_quartile_ms=sparse.first_quartile_ms,
+            TPOT_third_quartile_ms=sparse.third_quartile_ms,
+            TPOT_samples=sparse.n,
+            torch_TPOT_ms=dense.median_ms,
+        )
 
 
 def _perplexity(loaded: LoadedModel, histograms: Histograms, dynamic: float, plan: SweepPlan) -> tuple[float, float]:
@@ -132,12 +175,6 @@ def _another_pruning(record: PruningRecord, model: str, options: Mapping[str, An
         if options.get(option, value) != value:
             return f"--{option} ({value}, not {options[option]})"
     return ""
-
-
-def weight_sparsity(model: Any) -> float:
-    """Share of the weights of a model's linear layers that is zero."""
-    weights = [layer.weight for layer in linear_layers(model).values()]
-    return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
 
 
 def read_splits(path: Path) -> tuple[SparsitySplit, ...]:

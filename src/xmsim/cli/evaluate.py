@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +13,9 @@ from xmsim.configs.errors import XmsimError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from xmsim.workloads.attachment.activation_plan import ActivationPlan
     from xmsim.workloads.evaluation import EvaluatedRun, EvaluationRecord
-    from xmsim.workloads.pruning.pattern import LayerGroups
+    from xmsim.workloads.pruning.pattern import LayerGroups, Pattern
     from xmsim.workloads.texts.corpora import Corpus
 
 LOW_BIT = ("xm:1_4_6bit", "xm_32:1_2_4bit")  # as DynaX-L and DynaX-S predict
@@ -42,6 +43,26 @@ def evaluate(
     pattern: Annotated[
         str | None, typer.Option(help="Check that linear layers obey it, e.g. 2:4; of a model by xmsim prune, the one it was pruned to.")
     ] = None,
+    dynamic_sparsity: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the inputs of linear layers that counts as zero (TEAL); needs --histograms. Attention is then dense by default."
+        ),
+    ] = None,
+    histograms: Annotated[
+        Path | None, typer.Option(help="With --dynamic-sparsity: trace folder that extract --activations wrote of this model.")
+    ] = None,
+    greedy: Annotated[
+        Path | None,
+        typer.Option(help="With --dynamic-sparsity: file of sparsities of each projection, searched block by block if it is not there."),
+    ] = None,
+    scoring: Annotated[
+        str,
+        typer.Option(help="With --dynamic-sparsity: inputs rank by magnitude (teal), or by that times their column's norm (wina)."),
+    ] = "teal",
+    policy: Annotated[
+        str, typer.Option(help="With --dynamic-sparsity: tokens that stay dense, first_half_dense (as published) or sinks_dense.")
+    ] = "first_half_dense",
 ) -> None:
     """Perplexity of a model with each sparsity method attached, and what its attention then keeps."""
     from xmsim.cli.progress import progress_bar
@@ -50,40 +71,70 @@ def evaluate(
     from xmsim.workloads.evaluation import write_evaluation
     from xmsim.workloads.methods.library import load_method, shipped_methods
     from xmsim.workloads.models.loading import load_model
-    from xmsim.workloads.pruning.pattern import expected_pattern, pattern_groups
+    from xmsim.workloads.pruning.pattern import expected_patterns, pattern_groups
     from xmsim.workloads.quality.evaluate import evaluate_model
     from xmsim.workloads.quality.protocols import window_plan
 
-    methods = [load_method(name) for name in method or (*shipped_methods(), *LOW_BIT)]
+    plan = _activation_plan(dynamic_sparsity, histograms, greedy, scoring, policy)
+    methods = [load_method(name) for name in method or (() if plan else (*shipped_methods(), *LOW_BIT))]
     lengths = length or [1024]
     for one in lengths:
         window_plan(protocol, one)  # a wrong word is answered before anything is fetched
     corpus = _corpus(text, dataset)
     if corpus.note:
         typer.echo(corpus.note)
-    expected = expected_pattern(model, pattern)
+    expected = expected_patterns(model, pattern)
     loaded = load_model(model, dtype=dtype, device=device)
-    groups = list(pattern_groups(loaded.model, *expected)) if expected else []
+    groups = list(pattern_groups(loaded.model, expected)) if expected else []
+    activations = None
+    if plan:
+        with progress_bar("greedy sparsities", "blocks") as progress:
+            activations = plan.prepare(loaded, progress)
     with progress_bar(f"evaluate {model}", "windows") as progress:
-        record = evaluate_model(loaded, methods, corpus, lengths=lengths, protocol=protocol, windows=windows, progress=progress)
+        record = evaluate_model(
+            loaded, methods, corpus, lengths=lengths, protocol=protocol, windows=windows, activations=activations, progress=progress
+        )
     files = write_evaluation_report(record, out)
     write_evaluation(out / "evaluation.json", record)  # last: where it is, the others belong to it
     console = table_console()
     console.print(evaluation_table(record))
-    for line in _pattern_lines(str(expected[0]) if expected else "", groups):
+    for line in (*_activation_lines(record), *_pattern_lines(expected, groups)):
         console.print(line, highlight=False)
     for path in (*files, out / "evaluation.json"):
         console.print(f"wrote {path}", highlight=False)
 
 
-def _pattern_lines(pattern: str, groups: list[LayerGroups]) -> Iterator[str]:
+def _activation_plan(
+    sparsity: float | None, histograms: Path | None, greedy: Path | None, scoring: str, policy: str
+) -> ActivationPlan | None:
+    from xmsim.workloads.attachment.activation_plan import ActivationPlan
+
+    if sparsity is None:
+        if histograms or greedy or (scoring, policy) != ("teal", "first_half_dense"):
+            raise XmsimError("--histograms, --greedy, --scoring and --policy are for --dynamic-sparsity; give it, e.g. 0.5")
+        return None
+    if histograms is None:
+        raise XmsimError("--dynamic-sparsity needs thresholds; give --histograms, a folder by xmsim extract MODEL --activations")
+    return ActivationPlan(sparsity, histograms, scoring=scoring, greedy=greedy, policy=policy)
+
+
+def _activation_lines(record: EvaluationRecord) -> Iterator[str]:
+    """What was left out of the products of linear layers, for each run that dropped inputs."""
+    for run in record.runs:
+        if facts := run.activations:
+            reached = f"static {facts.static_sparsity:.4f}  dynamic {facts.dynamic_sparsity:.4f}  total {facts.total_sparsity:.4f}"
+            yield f"{run.label}, {run.length_tokens} tokens: {reached} of the products of linear layers left out, {facts.policy}"
+
+
+def _pattern_lines(expected: Pattern | Mapping[str, Pattern] | None, groups: list[LayerGroups]) -> Iterator[str]:
     """How many groups of consecutive weights obey the pattern, in all and in each layer that does not obey it throughout."""
-    if not groups:
+    if expected is None:
         return
+    names = sorted({str(one) for one in expected.values()}) if isinstance(expected, Mapping) else [str(expected)]
     obeying, everything = sum(layer.obeying for layer in groups), sum(layer.groups for layer in groups)
     broken = [layer for layer in groups if layer.obeying < layer.groups]
     throughout = f"all of them in {len(groups) - len(broken)} of {len(groups)} layers"
-    yield f"pattern {pattern}: {obeying} of {everything} groups obey it, {throughout}"
+    yield f"pattern {', '.join(names)}: {obeying} of {everything} groups obey it, {throughout}"
     for layer in broken:
         yield f"  {layer.name}: {layer.obeying} of {layer.groups}, {100 * layer.share:.2f} %"
 

@@ -17,7 +17,7 @@ def extract(
     layers: Annotated[str | None, typer.Option(help="Layers to store, e.g. 0-3,5; all by default.")] = None,
     heads: Annotated[str | None, typer.Option(help="Query heads to store, e.g. 0,2; equally many of each KV head; all by default.")] = None,
     dtype: Annotated[str, typer.Option(help="Format of the stored numbers: float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where the model and the kernels of --masks run: cpu, or cuda.")] = "cpu",
     masks: Annotated[str | None, typer.Option(help="Methods whose masks to store besides, e.g. xm,nm,sanger,topk,salo:1_4_6bit.")] = None,
     weights: Annotated[bool, typer.Option("--weights", help="Store besides which weights of the linear layers are not zero.")] = False,
     activations: Annotated[

@@ -47,6 +47,7 @@ def prune(
     windows: Annotated[
         int | None, typer.Option(help="With --sweep: windows of --length tokens that are evaluated; all by default.")
     ] = None,
+    tpot: Annotated[bool, typer.Option("--tpot", help="With --sweep: time decoding of each split, too; table and plot beside.")] = False,
     preset: Annotated[
         str | None,
         typer.Option(help="With proxsparse: a shipped setting, e.g. llama2-7b, or a file; that of the model's name by default."),
@@ -99,11 +100,14 @@ def prune(
             length=length,
             seed=seed,
             method=method,
+            tpot=tpot,
             budget=budget,
             dtype=dtype,
             device=device,
         )
         return
+    if tpot:
+        raise XmsimError("--tpot times the splits of --sweep; give it, or time a pruned folder by xmsim measure --model FOLDER")
     from xmsim.cli.progress import progress_bar
     from xmsim.workloads.pruning.prune import prune_model
 

@@ -12,6 +12,7 @@ from xmsim.reference.activations import (
     token_share_keep,
     wina_column_norms,
     wina_scores,
+    wina_thresholds,
 )
 
 X = DISTRIBUTIONS["gauss"]
@@ -70,6 +71,16 @@ def test_wina_weighs_an_input_with_the_norm_of_its_column(kind):
     assert kind.array(threshold_keep(scores, threshold=2.5)).tolist() == [[True, True, False]]
 
 
+def test_thresholds_of_each_channel_keep_what_a_threshold_of_winas_scores_keeps(kind):
+    random = np.random.default_rng(7)
+    x, weight = (random.standard_normal(shape).astype(np.float32) for shape in ((3, 16), (8, 16)))
+    weight[:, 5] = 0
+    norms = wina_column_norms(kind.of(weight))
+    keep = kind.array(threshold_keep(kind.of(x), threshold=wina_thresholds(1.5, norms)))
+    assert np.array_equal(keep, kind.array(threshold_keep(wina_scores(kind.of(x), norms), threshold=1.5)))
+    assert not kind.array(threshold_keep(kind.of(x), threshold=wina_thresholds(0.0, norms)))[:, 5].any()  # its column is all zero
+
+
 def test_wina_keeps_the_output_nearer_than_magnitudes_do():
     random = np.random.default_rng(6)
     weight = random.standard_normal((64, 128)) * np.exp(random.standard_normal(128))
@@ -84,6 +95,8 @@ def test_bad_arguments_are_named():
     keep = np.ones((1, 2, 4), bool)
     with pytest.raises(ValueError, match="threshold: is NaN"):
         threshold_keep(X, threshold=float("nan"))
+    with pytest.raises(ValueError, match="threshold: is NaN"):
+        threshold_keep(np.ones((1, 2)), threshold=np.array([1, np.nan]))
     with pytest.raises(ValueError, match="sparsity: 1 is not a share"):
         token_share_keep(X, sparsity=1)
     with pytest.raises(ValueError, match="dense_tokens: -1 is negative"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.reference.weights.golden import BUDGETS
 
-from xmsim.reference.weights import alphapruning, median_exponent, outlier_percent, owl, peak_exponent, uniform
+from xmsim.reference.weights import alphapruning, median_exponent, outlier_percent, owl, owl_kept, peak_exponent, uniform
 
 
 def owl_scores():
@@ -28,6 +28,18 @@ def test_owl_is_the_authors_and_keeps_the_mean(multiple, spread, sparsity):
     budget = owl(BUDGETS[f"owl_D_M{multiple}"], sparsity=sparsity, spread=spread)
     assert budget == pytest.approx(BUDGETS[f"owl_sparsity_M{multiple}_lam{spread}_s{sparsity}"], rel=1e-4)
     assert budget.mean() == pytest.approx(sparsity)
+
+
+def test_owl_keeps_one_weight_more_of_a_group_where_outliers_are_and_one_less_where_they_are_not():
+    assert owl_kept([0.0, 5.0, 10.0], kept=4, block=8, spread=2).tolist() == [3, 4, 5]  # shares 0, 1, 2 about their mean
+    assert owl_kept([0.0, 0.0, 0.0, 10.0], kept=2, block=4, spread=2).tolist() == [2, 2, 2, 4]  # -0.5 rounds to the even 0, 1.5 to 2
+    assert owl_kept([3.0, 3.0], kept=2, block=4).tolist() == [2, 2]
+    with pytest.raises(ValueError, match="kept: 4 of 4 is no pattern"):
+        owl_kept([1.0, 2.0], kept=4, block=4)
+    with pytest.raises(ValueError, match="spread: -1 must be at least 0"):
+        owl_kept([1.0, 2.0], kept=2, block=4, spread=-1)
+    with pytest.raises(ValueError, match="spread: blocks would keep 0 to 4 of 4; lower it"):
+        owl_kept([1.0, 2.0], kept=2, block=4, spread=4)
 
 
 def test_exponents_are_the_authors(kind):

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from xmsim.workloads.attachment.activation_sparsity import attach_activation_sparsity, find_policy, first_half_dense, sinks_dense
-from xmsim.workloads.extraction.activation_histograms import activation_histograms, activation_thresholds
+from xmsim.workloads.attachment.activation_policies import find_policy, first_half_dense, sinks_dense
+from xmsim.workloads.attachment.activation_sparsity import attach_activation_sparsity
+from xmsim.workloads.extraction.activation_histograms import (
+    activation_histograms,
+    activation_thresholds,
+    column_norms,
+    wina_channel_thresholds,
+)
 from xmsim.workloads.models.linear_exchange import linear_layers, sparsify
 from xmsim.workloads.models.loading import LoadedModel, ModelError, load_model
 
@@ -76,6 +82,23 @@ def test_layers_of_our_kernels_read_the_same_zeros(small_llama: Path, loaded: Lo
     with attach_activation_sparsity(kernels, thresholds) as ours:
         torch.testing.assert_close(logits(kernels), plain, rtol=1e-3, atol=1e-3)
     assert ours.sparsity == pytest.approx(attached.sparsity, abs=1e-3)
+
+
+def test_winas_scores_choose_by_the_columns_that_inputs_meet_and_come_nearer_to_the_dense_model(small_llama: Path):
+    loaded = load_model(str(small_llama))
+    down = loaded.model.get_submodule(DOWN)
+    with torch.no_grad():
+        down.weight *= torch.logspace(-1, 1, 48)  # small inputs of the last channels matter most
+    tokens = [TOKENS[0].tolist()]
+    dense, norms = logits(loaded), column_norms(loaded)
+    plain = activation_thresholds(activation_histograms(loaded, tokens), {DOWN: 0.7})
+    scored = activation_thresholds(activation_histograms(loaded, tokens, column_norms=norms), {DOWN: 0.7})
+    distances = []
+    for thresholds in (plain, wina_channel_thresholds(scored, norms)):
+        with attach_activation_sparsity(loaded, thresholds, policy=sinks_dense) as attached:
+            distances.append(float((logits(loaded) - dense).norm()))
+        assert attached.sparsity == pytest.approx(0.7, abs=0.05)
+    assert distances[1] < 0.5 * distances[0]
 
 
 def test_thresholds_of_a_models_own_histograms_reach_the_sparsity_asked_for(loaded: LoadedModel):

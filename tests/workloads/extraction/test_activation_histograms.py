@@ -9,8 +9,15 @@ import pytest
 
 from xmsim.configs.errors import RecordError, XmsimError
 from xmsim.reference.activations import magnitude_threshold
-from xmsim.workloads.extraction.activation_histograms import FILE_NAME, activation_histograms, activation_thresholds, load_histograms
+from xmsim.workloads.extraction.activation_histograms import (
+    FILE_NAME,
+    activation_histograms,
+    activation_thresholds,
+    column_norms,
+    load_histograms,
+)
 from xmsim.workloads.extraction.extract import extract_trace, run_layers
+from xmsim.workloads.models.linear_exchange import sparsify
 from xmsim.workloads.models.loading import LoadedModel, ModelError, load_model
 
 torch = pytest.importorskip("torch")
@@ -54,6 +61,32 @@ def test_layers_that_read_one_tensor_share_its_histogram(loaded: LoadedModel):
 def test_the_hooks_are_gone_after_the_run(loaded: LoadedModel):
     activation_histograms(loaded, WINDOWS[:1])
     assert not any(module._forward_pre_hooks for module in loaded.model.modules())
+
+
+def test_histograms_of_winas_scores_count_inputs_times_the_norms_of_their_columns(loaded: LoadedModel):
+    norms = column_norms(loaded)
+    found = activation_histograms(loaded, WINDOWS, column_norms=norms)
+    name = "model.layers.1.self_attn.k_proj"
+    scores = read_by(loaded, name).reshape(-1, 32) * norms[name].numpy()
+    assert norms[name].numpy() == pytest.approx(np.linalg.norm(loaded.model.get_submodule(name).weight.detach().numpy(), axis=0), rel=1e-6)
+    assert found[name].edges[[0, -1]] == pytest.approx([scores.min(), scores.max()])
+    assert found[name] is not found["model.layers.1.self_attn.q_proj"]
+
+
+def test_layers_of_our_kernels_have_the_norms_of_the_matrices_they_stand_for(loaded: LoadedModel, small_llama: Path):
+    ours = column_norms(sparsify(load_model(str(small_llama))))
+    for name, norms in column_norms(loaded).items():
+        torch.testing.assert_close(ours[name], norms)
+
+
+@pytest.mark.parametrize("name", ["histograms.pt", "layer-0/mlp/histograms.pt"])
+def test_published_histograms_are_pickles_and_the_answer_says_what_to_do(tmp_path: Path, name: str):
+    path = tmp_path / "published" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PK")
+    for asked in (path, tmp_path / "published"):
+        with pytest.raises(RecordError, match=r"are pickles.*never opened here; docs/activation_sparsity\.md has the lines"):
+            load_histograms(asked)
 
 
 def test_extract_stores_them_in_the_trace_once(loaded: LoadedModel, short_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

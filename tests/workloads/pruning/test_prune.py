@@ -16,7 +16,7 @@ from xmsim.workloads.models.linear_exchange import linear_layers
 from xmsim.workloads.models.loading import load_model
 from xmsim.workloads.pruning.decoder import StreamedDecoder
 from xmsim.workloads.pruning.methods import METHODS
-from xmsim.workloads.pruning.pattern import Pattern, pattern_groups, weight_matrix
+from xmsim.workloads.pruning.pattern import Pattern, expected_patterns, pattern_groups, weight_matrix
 from xmsim.workloads.pruning.prune import prune_model
 from xmsim.workloads.pruning.record import PruningRecord, read_pruning
 from xmsim.workloads.pruning.text import read_calibration
@@ -115,8 +115,9 @@ def test_every_method_reaches_its_sparsity_and_leaves_the_rest_alone(method: str
 def test_a_pattern_holds_in_every_group(method: str, prune, tmp_path: Path):
     record = prune(method=method, pattern="2:4")
     model = load_model(str(tmp_path / "pruned")).model
-    names = [layer.name for layer in record.layers]
-    assert all(layer.share == 1 for layer in pattern_groups(model, Pattern(2, 4), names))
+    expected = expected_patterns(str(tmp_path / "pruned"), None)
+    assert expected == {layer.name: Pattern(2, 4) for layer in record.layers}
+    assert all(layer.share == 1 for layer in pattern_groups(model, expected))
     assert record.sparsity == 0.5 and record.reached_sparsity >= 0.5
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[0, :4] = 1.0
@@ -131,6 +132,17 @@ def test_a_budget_gives_blocks_unlike_shares_that_make_up_the_sparsity(budget: s
     assert len(set(targets)) > 1 and sum(targets) / 4 == pytest.approx(0.6)
     for layer in record.layers:
         assert layer.sparsity == pytest.approx(int(layer.target_sparsity * layer.in_features) / layer.in_features)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+def test_owl_gives_blocks_unlike_patterns_that_hold_in_every_group_of_theirs(method: str, prune, tmp_path: Path):
+    record = prune(budget="owl", pattern="4:8", method=method)
+    expected = expected_patterns(str(tmp_path / "pruned"), None)
+    kept = [expected[layer.name].kept for layer in record.layers[::7]]
+    assert len(set(kept)) > 1 and max(kept) - min(kept) <= 3 and sum(kept) / 4 == pytest.approx(4, abs=0.5)
+    assert [layer.target_sparsity for layer in record.layers[::7]] == [1 - one / 8 for one in kept]
+    groups = list(pattern_groups(load_model(str(tmp_path / "pruned")).model, expected))
+    assert len(groups) == 28 and all(layer.share == 1 for layer in groups)
 
 
 def test_one_block_is_in_memory_at_a_time(prune, monkeypatch: pytest.MonkeyPatch):
@@ -284,7 +296,7 @@ def test_a_layer_that_cannot_be_pruned_is_named(value: float, sentence: str, sma
         ({"pattern": "2/4"}, "pattern 2/4: write"),
         ({"pattern": "2:5"}, "model.layers.0.self_attn.q_proj: its 32 inputs are not divided into blocks of 5"),
         ({"pattern": "2:4", "method": "wanda_alpha"}, "method wanda_alpha: prunes a share of each layer and has no pattern"),
-        ({"pattern": "2:4", "budget": "owl"}, "budget owl: pattern 2:4 leaves every block the same share"),
+        ({"pattern": "2:4", "budget": "alphapruning"}, "nor its code says how pattern 2:4 follows from it; use budget uniform or owl"),
         ({"sparsity": 0.5, "method": "wander"}, "no pruning method wander; did you mean wanda?"),
         ({"sparsity": 0.5, "budget": "owls"}, "no budget owls; did you mean owl?"),
         ({"sparsity": 0.5, "samples": 100}, "too short to calibrate on 100 samples of 16"),

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 
 from xmsim.configs.errors import RecordError, XmsimError
+from xmsim.reference.activations import write_histograms
 from xmsim.reference.attention import window_keep
+from xmsim.workloads.attachment.activation_plan import ActivationPlan, ActivationSparsity
 from xmsim.workloads.evaluation import EvaluationRecord, method_label, read_evaluation, write_evaluation
+from xmsim.workloads.extraction.activation_histograms import FILE_NAME, activation_histograms
 from xmsim.workloads.methods.library import Method, load_method
+from xmsim.workloads.models.linear_exchange import linear_layers
 from xmsim.workloads.models.loading import LoadedModel, ModelError, load_model
 from xmsim.workloads.quality.evaluate import evaluate_model, standard_error
 from xmsim.workloads.texts.corpora import DocumentSample, RunningText
@@ -46,6 +50,52 @@ def loss_of(loaded: LoadedModel, ids: list[int], scored: int) -> float:
     labels[:, :-scored] = -100
     with torch.inference_mode():
         return float(loaded.model(inputs, labels=labels).loss)
+
+
+@pytest.fixture
+def activations(loaded: LoadedModel, tmp_path: Path) -> ActivationSparsity:
+    tokens = loaded.tokenizer(TEXT._text)["input_ids"][:60]
+    write_histograms(tmp_path / FILE_NAME, activation_histograms(loaded, [tokens]))
+    return ActivationPlan(0.5, tmp_path, policy="sinks_dense").prepare(loaded)
+
+
+def test_activation_sparsity_is_scored_beside_the_model_as_it_is_and_with_every_method(
+    loaded: LoadedModel, activations: ActivationSparsity
+):
+    runs = evaluated(loaded, activations=activations).runs
+    plain = evaluated(loaded).runs
+    assert [run.label for run in runs] == ["dense", *(f"{name}, activations 0.5 teal" for name in ("dense", "nm", "window"))]
+    assert runs[0] == plain[0] and runs[0].activations is None
+    assert runs[1].loss != runs[0].loss and runs[1].loss_increase == pytest.approx(runs[1].loss - runs[0].loss)
+    assert runs[2].window_losses != plain[1].window_losses
+    facts = runs[1].activations
+    assert (facts.allocation, facts.policy, facts.greedy_sha256, facts.static_sparsity) == ("uniform", "sinks_dense", None, 0.0)
+    assert facts.dynamic_sparsity == facts.total_sparsity == pytest.approx(0.5, abs=0.1)
+    with activations.attach(loaded):
+        assert evaluated(loaded).runs[0].window_losses == runs[1].window_losses
+
+
+def test_zeros_of_weights_and_dropped_inputs_make_up_the_total(small_llama: Path, activations: ActivationSparsity):
+    pruned = load_model(str(small_llama))
+    with torch.no_grad():
+        for layer in linear_layers(pruned.model).values():
+            layer.weight[: len(layer.weight) // 4] = 0
+    facts = evaluated(pruned, activations=activations).runs[1].activations
+    assert facts.static_sparsity == 0.25
+    assert facts.total_sparsity == pytest.approx(1 - 0.75 * (1 - facts.dynamic_sparsity))
+
+
+def test_a_record_of_version_1_has_no_activation_sparsity_and_one_of_version_2_is_read_as_it_was_written(
+    loaded: LoadedModel, activations: ActivationSparsity, tmp_path: Path
+):
+    record = evaluated(loaded, activations=activations)
+    write_evaluation(tmp_path / "evaluation.json", record)
+    assert read_evaluation(tmp_path / "evaluation.json") == record
+    body = json.loads((tmp_path / "evaluation.json").read_text()) | {"version": 1}
+    for run in body["runs"]:
+        del run["activations"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(body))
+    assert all(run.activations is None for run in read_evaluation(tmp_path / "evaluation.json").runs)
 
 
 def test_dense_is_the_model_as_it_is_window_for_window(loaded: LoadedModel):
@@ -258,7 +308,7 @@ def test_the_record_says_what_was_run_and_survives_the_file(loaded: LoadedModel,
     write_evaluation(tmp_path / "evaluation.json", record)
     assert read_evaluation(tmp_path / "evaluation.json") == record
     data = json.loads((tmp_path / "evaluation.json").read_text())
-    assert (data["format"], data["version"]) == ("xmsim.evaluation", 1)
+    assert (data["format"], data["version"]) == ("xmsim.evaluation", 2)
     assert (data["device"], data["dtype"], data["protocol"]) == ("cpu", "float32", "dynax")
     assert data["text"] == {"name": "letters", "sha256": TEXT.sha256, "note": ""}
     assert data["model"]["name"] == "model" and len(data["model"]["weights_sha256"]) == 64
@@ -271,6 +321,6 @@ def test_the_record_says_what_was_run_and_survives_the_file(loaded: LoadedModel,
 def test_a_later_version_of_the_file_is_refused(loaded: LoadedModel, tmp_path: Path):
     path = tmp_path / "evaluation.json"
     write_evaluation(path, evaluated(loaded, windows=1))
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
-    with pytest.raises(RecordError, match=r"version 2 of xmsim\.evaluation is newer than this xmsim reads \(1\)"):
+    path.write_text(path.read_text().replace('"version": 2', '"version": 3'))
+    with pytest.raises(RecordError, match=r"version 3 of xmsim\.evaluation is newer than this xmsim reads \(2\)"):
         read_evaluation(path)
