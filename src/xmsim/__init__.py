@@ -5,10 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
-__version__ = version("xmsim")
+
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version  # slow, and few ask
+
+    try:
+        return version("xmsim")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "0"
 
 
 def _choose_numba_cache() -> None:

@@ -9,12 +9,13 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from xmsim import __version__
 from xmsim.configs.errors import XmsimError, printable
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from xmsim import __version__
+
         typer.echo(f"xmsim {__version__}")
         raise typer.Exit
 
