@@ -40,7 +40,8 @@ def quantise(values: Any, magnitude: np.ndarray, steps: np.ndarray) -> Any:
     """
     import torch
 
-    top, per_unit = (torch.from_numpy(x[..., None, None]).to(values.device) for x in (magnitude, steps))
+    # a number by itself needs no copy to a GPU, for which it would have to stop
+    top, per_unit = (float(x) if not x.ndim else torch.from_numpy(x[..., None, None]).to(values.device) for x in (magnitude, steps))
     return (values.clamp(-top, top) * per_unit).round().to(torch.int8)
 
 

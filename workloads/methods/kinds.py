@@ -6,6 +6,8 @@ A new kind is one class here, named by its `method:` literal, and one YAML file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import numpy as np
@@ -41,6 +43,22 @@ Array = TypeVar("Array")  # numpy.ndarray or torch.Tensor
 BlockSize = Annotated[int, Field(gt=0, le=2**16)]  # keys; a row is filled up to whole blocks
 Count = Annotated[int, Field(ge=0)]
 Threshold = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class FreeParameter:
+    """The number of a method that trades pruning against accuracy: more of the one is less of the other, step by step."""
+
+    name: str  # key of the method's file
+    values: Sequence[float]  # from the least pruning to the most; a range where only whole numbers make sense
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers make sense, so that a target is met as nearly as a step allows."""
+        return isinstance(self.values, range)
+
+
+PROBABILITIES = tuple(float(f"{digits}e{exponent}") for exponent in range(-10, -2) for digits in range(100, 1000))  # 1e-8 to 0.999
 
 
 class PredictionConfig(Config):
@@ -91,6 +109,17 @@ class MethodConfig(Config, ABC):
         """
         return None
 
+    def free_parameter(self, key_tokens: int) -> FreeParameter | None:
+        """What is tuned to meet an accuracy on windows of so many tokens; None: nothing, or nothing that only prunes more or less."""
+        return None
+
+    def with_free(self, parameter: FreeParameter, value: float) -> Self:
+        """This method with a value of its free parameter, and of what moves with that."""
+        return self._replaced(**{parameter.name: value})
+
+    def _replaced(self, **keys: Any) -> Self:
+        return type(self).model_validate(self.model_dump() | keys)
+
 
 class PatternConfig(MethodConfig):
     """A static pattern, whatever the scores say."""
@@ -119,6 +148,9 @@ class WindowConfig(PatternConfig):
     def keep(self, scores: Array, *, kv_heads: int, query_offset: int | None = None) -> Array:
         return window_keep(scores, window=self.window, global_tokens=self.global_tokens, dilation=self.dilation, query_offset=query_offset)
 
+    def free_parameter(self, key_tokens: int) -> FreeParameter:
+        return FreeParameter("window", range(-(-key_tokens // self.dilation), 0, -1))
+
 
 class BlockPatternConfig(PatternConfig):
     """A band of blocks, global blocks and random ones."""
@@ -140,6 +172,9 @@ class BlockPatternConfig(PatternConfig):
             seed=self.seed,
             query_offset=query_offset,
         )
+
+    def free_parameter(self, key_tokens: int) -> FreeParameter:
+        return FreeParameter("band_blocks", range(2 * -(-key_tokens // self.block) - 1, 0, -2))  # a band is symmetric
 
 
 class FixedPatternConfig(PatternConfig):
@@ -174,6 +209,14 @@ class XmParameters(ScoreMethodConfig):
     def arguments(self) -> dict[str, Any]:
         """The parameters as the reference takes them."""
         return {name: getattr(self, name) for name in XmParameters.model_fields if name not in ScoreMethodConfig.model_fields}
+
+    def free_parameter(self, key_tokens: int) -> FreeParameter:
+        """X: thresholds alone cannot give more accuracy than keeping X of every block does."""
+        return FreeParameter("kept_high", range(self.block, 0, -1))
+
+    def with_free(self, parameter: FreeParameter, value: float) -> Self:
+        """X of blocks with a small share moves in proportion, rounded down."""
+        return self._replaced(kept_high=value, kept_low=int(value) * self.kept_low // self.kept_high)
 
 
 class XmConfig(XmParameters):
@@ -250,6 +293,9 @@ class NmConfig(ScoreMethodConfig):
     def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
         return nm_mask(source, kept=self.kept, block=self.block, threads=threads, device=device)
 
+    def free_parameter(self, key_tokens: int) -> FreeParameter:
+        return FreeParameter("kept", range(self.block, 0, -1))
+
 
 class SangerConfig(ScoreMethodConfig):
     """Threshold pruning."""
@@ -263,6 +309,9 @@ class SangerConfig(ScoreMethodConfig):
     def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
         return sanger_mask(source, threshold=self.threshold, threads=threads, device=device)
 
+    def free_parameter(self, key_tokens: int) -> FreeParameter:
+        return FreeParameter("threshold", PROBABILITIES)
+
 
 class TopkConfig(ScoreMethodConfig):
     """Top-k pruning."""
@@ -275,6 +324,9 @@ class TopkConfig(ScoreMethodConfig):
 
     def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
         return topk_mask(source, kept=self.kept, threads=threads, device=device)
+
+    def free_parameter(self, key_tokens: int) -> FreeParameter:
+        return FreeParameter("kept", range(key_tokens, 0, -1))
 
 
 class SaloConfig(ScoreMethodConfig):
@@ -313,6 +365,10 @@ class SaloConfig(ScoreMethodConfig):
             threads=threads,
             device=device,
         )
+
+    def free_parameter(self, key_tokens: int) -> FreeParameter:
+        """The diagonals of a tile that fit into it."""
+        return FreeParameter("window", range((self.block - 1) // self.dilation + 1, 0, -1))
 
 
 def method_kinds() -> dict[str, type[MethodConfig]]:

@@ -21,7 +21,7 @@ from xmsim.reference.kernels.cuda.native import LIBRARY
 SOURCES = Path(__file__).parent
 TARGETS = {"sm_80": "compute_80", "sm_90a": "compute_90a"}
 # kernels read memory as other types than it was written as, as is usual on a GPU
-_CXX_OPTIONS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wall", "-Wextra")
+_CXX_OPTIONS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Wextra")
 
 
 class BuildError(RuntimeError):

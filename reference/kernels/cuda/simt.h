@@ -2,6 +2,7 @@
 // CPU. A kernel uses threadIdx, blockIdx, blockDim and gridDim as CUDA has them, and for all else that is the GPU's the functions here.
 //
 //   XM_KERNEL(256) void scale(const float* in, float* out, int64_t count) { ... }     at most 256 threads a block
+//   XM_RESIDENT_KERNEL(256, 2) ...     so few registers that 2 such blocks share a multiprocessor
 //   XM_API int xm_cuda_scale(...) { return launch(scale, {blocks, 1, 1}, 256, sizeof(Shared), stream, in, out, count); }
 //
 // Rules: collectives (shfl, ballot, mma, ldmatrix) are called by all 32 lanes of a warp together; block_sync by all threads of a block.

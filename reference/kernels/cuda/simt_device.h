@@ -7,6 +7,7 @@
 
 #define XM_DEVICE static __device__ __forceinline__
 #define XM_KERNEL(threads) static __global__ __launch_bounds__(threads)
+#define XM_RESIDENT_KERNEL(threads, blocks) static __global__ __launch_bounds__(threads, blocks)
 
 namespace xmsim {
 

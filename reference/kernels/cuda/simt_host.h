@@ -7,6 +7,7 @@
 
 #define XM_DEVICE static inline
 #define XM_KERNEL(threads) static
+#define XM_RESIDENT_KERNEL(threads, blocks) static
 
 namespace xmsim {
 

@@ -71,6 +71,8 @@ XM_KERNEL(32) void half_a_warp(int* out) {
   if (lane() < 16) *out = lanes_sum(1);
 }
 
+XM_KERNEL(32) void product_and_sum(const float* values, float* out) { out[lane()] = times(values[0], values[1]) + values[2]; }
+
 // What was asked for is not there before it is waited for.
 XM_KERNEL(32) void impatient(const int* from, int* out, int waits) {
   Tile& tile = shared<Tile>();
@@ -95,6 +97,9 @@ XM_API int probe_matrices(const uint16_t* matrices, uint32_t* out, int transpose
 XM_API int probe_neighbours(const int* values, int* out) { return launch(neighbours, {1, 1, 1}, 64, 0, nullptr, values, out); }
 XM_API int probe_hand_over(int* out, int with_barrier) {
   return launch(hand_over, {1, 1, 1}, 64, sizeof(int), nullptr, out, with_barrier);
+}
+XM_API int probe_product_and_sum(const float* values, float* out) {
+  return launch(product_and_sum, {1, 1, 1}, 32, 0, nullptr, values, out);
 }
 XM_API int probe_half_a_warp(int* out) { return launch(half_a_warp, {1, 1, 1}, 32, 0, nullptr, out); }
 XM_API int probe_impatient(const int* from, int* out, int waits) {

@@ -25,6 +25,17 @@ MOST_REGISTERS = {  # of a thread; a kernel that is new here needs a limit
     "spdp_columns": 40,
     "macko_rows": 40,
     "tca_bme_rows": 64,
+    "unpack_groups": 40,
+    "make_codes": 32,
+    "keep_blocksILi64E": 128,  # four blocks of 128 threads on a multiprocessor
+    "keep_blocksILi128E": 128,
+    "keep_blocksILi256E": 255,
+    "sum_rows": 128,
+    "keep_above": 168,
+    "keep_tiles": 128,
+    "keep_sharedILi256E": 255,
+    "keep_shared": 168,  # three blocks
+    "keep_exact": 168,
 }
 KERNEL = re.compile(
     r"Function properties for (\S+)\n\s*(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n.*?Used (\d+) registers"

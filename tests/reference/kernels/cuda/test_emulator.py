@@ -69,6 +69,12 @@ def test_the_order_of_threads_can_be_turned(probe):
     assert out[0] == 7  # the missing barrier shows in one of the two orders
 
 
+def test_a_product_is_rounded_before_anything_is_added(probe):
+    values, out = np.array([1 + 2**-12, 1 + 2**-12, -1 - 2**-11], np.float32), np.full(32, np.nan, np.float32)
+    assert probe.probe_product_and_sum(pointer(values), pointer(out)) == 0
+    assert not out.any()  # in one rounding it would be 2^-24
+
+
 def test_a_collective_that_lanes_never_reach_ends_the_launch(probe):
     assert probe.probe_half_a_warp(pointer(np.zeros(1, np.int32))) == 1
 

@@ -1,0 +1,145 @@
+// The largest of a block of scores, by one thread: sixteen at a time are sorted and merged into the sixteen largest so far.
+#pragma once
+
+#include "mask_sums.h"
+
+namespace xmsim {
+
+XM_DEVICE void put_in_order(float& larger, float& smaller) {
+  const float a = larger, b = smaller;
+  larger = fmaxf(a, b);
+  smaller = fminf(a, b);
+}
+
+// Batcher's odd-even merge sort of sixteen, the largest first: 63 comparisons.
+XM_DEVICE void sort_sixteen(float (&values)[kSixteen]) {
+  XM_UNROLL()
+  for (int p = 1; p < kSixteen; p *= 2) {
+    XM_UNROLL()
+    for (int k = p; k; k /= 2) {
+      XM_UNROLL(16)
+      for (int i = 0; i < kSixteen; ++i) {
+        if (i >= k % p && (i - k % p) / k % 2 == 0 && i + k < kSixteen && i / (2 * p) == (i + k) / (2 * p))
+          put_in_order(values[i], values[i + k]);
+      }
+    }
+  }
+}
+
+// The sixteen largest of two sorted sixteens, sorted.
+XM_DEVICE void merge_sixteen(float (&values)[kSixteen], const float (&others)[kSixteen]) {
+  XM_UNROLL(16)
+  for (int i = 0; i < kSixteen; ++i) {
+    values[i] = fmaxf(values[i], others[kSixteen - 1 - i]);
+  }
+  XM_UNROLL()
+  for (int k = kSixteen / 2; k; k /= 2) {
+    XM_UNROLL(16)
+    for (int i = 0; i < kSixteen; ++i)
+      if (i / k % 2 == 0) put_in_order(values[i], values[i + k]);
+  }
+}
+
+// A block of a row: `count` scores, a multiple of sixteen up to 64.
+struct ScoreBlock {
+  ScoreRow row;
+  int column, count;
+};
+
+XM_DEVICE float score_in(const ScoreBlock& block, int number) { return score_at(block.row, block.column + number); }
+
+// The sixteen largest of a block, the largest first.
+XM_DEVICE Sixteen sixteen_largest(const ScoreBlock& block) {
+  Sixteen largest = sixteen_at(block.row, block.column);
+  sort_sixteen(largest.of);
+  for (int first = kSixteen; first < block.count; first += kSixteen) {
+    Sixteen next = sixteen_at(block.row, block.column + first);
+    sort_sixteen(next.of);
+    merge_sixteen(largest.of, next.of);
+  }
+  return largest;
+}
+
+// An entry whose number is known at run time only, by halves: an index would put the entries into memory.
+XM_DEVICE float entry(const float (&sorted)[kSixteen], int number) {
+  float left[kSixteen / 2];
+  XM_UNROLL(8)
+  for (int i = 0; i < 8; ++i) left[i] = number & 8 ? sorted[i + 8] : sorted[i];
+  XM_UNROLL(4)
+  for (int i = 0; i < 4; ++i) left[i] = number & 4 ? left[i + 4] : left[i];
+  const float first = number & 2 ? left[2] : left[0], second = number & 2 ? left[3] : left[1];
+  return number & 1 ? second : first;
+}
+
+// Which scores of a block reach the limit, and are not -inf.
+XM_DEVICE uint64_t at_least(const ScoreBlock& block, float limit) {
+  const float reached = limit > -kInfinity ? limit : -3.402823466e38f;
+  uint64_t bits = 0;
+  for (int first = 0; first < block.count; first += kSixteen) {
+    const Sixteen part = sixteen_at(block.row, block.column + first);
+    uint32_t sixteen = 0;
+    XM_UNROLL(16)
+    for (int i = 0; i < kSixteen; ++i) sixteen |= part.of[i] >= reached ? 1u << i : 0u;
+    bits |= static_cast<uint64_t>(sixteen) << first;
+  }
+  return bits;
+}
+
+XM_DEVICE uint64_t first_bits(uint64_t bits, int count) {
+  uint64_t left = bits;
+  for (; count > 0 && left; --count) left &= left - 1;
+  return bits & ~left;
+}
+
+// Of marked scores the `kept` largest, the first of equals; `cut` is the kept-th largest, and none that is larger is unmarked.
+XM_DEVICE uint64_t largest_of(const ScoreBlock& block, uint64_t marked, float cut, int kept) {
+  uint64_t higher = 0, equal = 0;
+  for (uint64_t left = marked; left; left &= left - 1) {
+    const int number = lowest_bit(left);
+    const float score = score_in(block, number);
+    higher |= static_cast<uint64_t>(score > cut) << number;
+    equal |= static_cast<uint64_t>(score == cut) << number;
+  }
+  return higher | first_bits(equal, kept - popcount(higher));
+}
+
+// Keys that a block keeps if its class is high, and if it is low.
+struct Candidates {
+  uint64_t high, low;
+};
+
+XM_DEVICE Candidates candidates(const ScoreBlock& block, int kept_high, int kept_low) {
+  const Sixteen largest = sixteen_largest(block);
+  const float cut = entry(largest.of, kept_high - 1);
+  uint64_t high = at_least(block, cut);
+  if (popcount(high) > kept_high) high = largest_of(block, high, cut, kept_high);
+  const uint64_t low = kept_low == kept_high ? high : kept_low ? largest_of(block, high, entry(largest.of, kept_low - 1), kept_low) : 0;
+  return {high, low};
+}
+
+// The length that X:M's shares are relative to, in blocks, of a row that sees so many keys.
+XM_DEVICE double counted_blocks(const MaskRule& rule, int64_t keys, int64_t seen) {
+  const int64_t counted = rule.kind == MaskKind::xm ? keys : seen > rule.block ? seen : rule.block;
+  return static_cast<double>(counted) / static_cast<double>(rule.block);
+}
+
+enum class BlockClass { empty, low, high };
+
+// X:M's classes of a row's blocks. A lone block is the row, so that its share is known exactly.
+struct ClassLimits {
+  double high, low, blocks;
+  bool doubts_high, doubts_low;  // whether rounding matters
+};
+
+XM_DEVICE ClassLimits limits_of(const MaskRule& rule, double row_mass, double blocks, bool is_lone) {
+  return {times(rule.high, row_mass), times(rule.low, row_mass), blocks, !(is_lone && blocks == rule.high),
+          rule.low > 0 && !(is_lone && blocks == rule.low)};
+}
+
+XM_DEVICE BlockClass class_of(const ClassLimits& limits, double mass, bool& doubtful, double margin = kMargin) {
+  const double share = times(mass, limits.blocks);
+  doubtful |= (limits.doubts_high && is_near(share, limits.high, margin)) || (limits.doubts_low && is_near(share, limits.low, margin));
+  return share > limits.high ? BlockClass::high : share < limits.low ? BlockClass::empty : BlockClass::low;
+}
+
+}  // namespace xmsim
