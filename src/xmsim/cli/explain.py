@@ -1,4 +1,4 @@
-"""xmsim explain: where an estimated number of a result comes from, down to the rows of the component tables."""
+"""xmsim explain: where an estimated number of a result comes from, down to the rows of the component tables, and where the cycles went."""
 
 from __future__ import annotations
 
@@ -14,17 +14,26 @@ if TYPE_CHECKING:
     from xmsim.sim.result import SimulationRecord
 
 
+CYCLES = "cycles"
+
+
 def explain(
     result: Annotated[Path, typer.Argument(help="A result file that xmsim simulate wrote.")],
-    field: Annotated[str, typer.Argument(help="area_mm2, on_chip_energy_pj, dram_energy_pj, energy_pj or power_mw; or FIELD.UNIT.")],
+    field: Annotated[
+        str,
+        typer.Argument(help="cycles; or area_mm2, on_chip_energy_pj, dram_energy_pj, energy_pj, power_mw, also as FIELD.UNIT."),
+    ],
     layer: Annotated[int | None, typer.Option(help="Of this layer alone, with all its windows or decoded tokens.")] = None,
     head: Annotated[int | None, typer.Option(help="Of this query head of the layer alone.")] = None,
 ) -> None:
-    """Print the derivation of an area, an energy or a power: every term, its factors, their bars and sources."""
+    """Print what every unit did in each cycle, or the derivation of an area, an energy or a power: terms, factors, bars and sources."""
     from xmsim.cli.tables import bar_text, table_console, terms_table
     from xmsim.sim.result import read_result
 
     record = read_result(result)
+    if field == CYCLES:
+        _print_autopsy(record, layer, head)
+        return
     if record.costs is None:
         raise XmsimError(f"{result}: holds no estimate of area and energy; give the machine's YAML a technology, and simulate it again")
     scope = _Scope(record.machine.name, record.costs, record.milliseconds(record.cycles))
@@ -41,7 +50,7 @@ def explain(
         "power_mw": (costs.power, "mW", {"energy on chip": costs.on_chip_energy}),
     }
     if name not in fields:
-        raise XmsimError(f"explain: no field {name} is estimated; {nearest(name, list(fields))}")
+        raise XmsimError(f"explain: no field {name} is estimated; {nearest(name, ['cycles', *fields])}")
     total, sign, quantities = fields[name]
     units = [of_quantity for quantity in quantities.values() for of_quantity in quantity.by_unit]
     if unit and unit not in units:
@@ -57,6 +66,23 @@ def explain(
             console.print(terms_table(f"{scope.title}, {label} in {measure}", quantity, unit))
     for note in costs.notes:
         console.print(f"note: {note}", highlight=False)
+
+
+def _print_autopsy(record: SimulationRecord, layer: int | None, head: int | None) -> None:
+    """Where the cycles of the units went, in a layer or in all.
+
+    Raises:
+        XmsimError: a head, whose idle time nobody can tell from others', or no such layer.
+    """
+    from xmsim.accel_models.recorded_costs import of_layer
+    from xmsim.cli.autopsy import autopsy_table
+    from xmsim.cli.tables import table_console
+
+    if head is not None:
+        raise XmsimError("explain: cycles are those of a layer's units, and idle ones belong to no head; leave --head out")
+    runs = record.runs if layer is None else of_layer(record, layer).runs
+    title = record.machine.name if layer is None else f"{record.machine.name}, layer {layer}"
+    table_console().print(autopsy_table(title, runs))
 
 
 class _Scope(NamedTuple):
