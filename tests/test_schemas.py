@@ -39,9 +39,11 @@ GOLDEN = {
     "measurement.v1.json": "records/measurement.v1.json",
     "evaluation.v1.json": "records/evaluation.v1.json",
     "evaluation.v2.json": "records/evaluation.v2.json",
+    "evaluation.v3.json": "records/evaluation.v3.json",
     "splits.v1.json": "records/splits.v1.json",
     "greedy.v1.json": "records/greedy.v1.json",
     "generation.v1.json": "records/generation.v1.json",
+    "generation.v2.json": "records/generation.v2.json",
     "tuning.v1.json": "records/tuning.v1.json",
     "pruning.v1.json": "records/pruning.v1.json",
     "difference.v1.json": "records/difference.v1.json",
@@ -71,10 +73,15 @@ def test_golden_records_stay_readable(tmp_path):
     assert (second.phase, second.sampling.kv_heads, second.runs[0].sampled_kv_heads) == ("decode", 2, (0, 1))
     assert first.costs is second.costs is None and third.costs.area.total.nominal > 0
     assert read_measurement(records / "measurement.v1.json").runs[0].timing.n >= 5
-    assert read_generation(records / "generation.v1.json").generations[1].speedup["torch"].n == 2
+    dense, skipping = (read_generation(records / f"generation.v{version}.json").generations[1] for version in (1, 2))
+    assert (dense.speedup["torch"].n, dense.static_sparsity) == (2, None)
+    assert (skipping.kernel, round(skipping.static_sparsity, 2), 0.7 < skipping.total_sparsity < 0.8) == ("spdp", 0.5, True)
     assert [run.label for run in read_evaluation(records / "evaluation.v1.json").runs] == ["dense", "xm_32", "xm, 6-bit 1:4"]
     greedy = read_evaluation(records / "evaluation.v2.json").runs[2]
     assert greedy.label == "xm_32, activations 0.02 greedy teal" and 0 < greedy.activations.total_sparsity < 0.05
+    solved, unreached = read_evaluation(records / "evaluation.v3.json").runs[1:]
+    assert (solved.label, solved.solved_for.target_relative, solved.solved_for.reached) == ("nm_plus0.5", 0.005, True)
+    assert (unreached.solved_for.reached, unreached.solved_for.value) == (False, 1) and greedy.solved_for is None
     assert read_greedy(records / "greedy.v1.json").sparsities(0.02).keys() >= {"model.layers.5.mlp.up_proj"}
     store = read_splits_record(records / "splits.v1.json")
     assert [(row.s1, row.s2) for row in store.splits] == [(0, 0), (0, 0.5)] and store.timings[0].TPOT_samples == 160

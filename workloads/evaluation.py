@@ -14,7 +14,7 @@ from xmsim.configs.densities import Densities
 from xmsim.configs.record import read_record, write_record
 from xmsim.workloads.measurement import Host
 
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
 SPLITS_VERSION = 1
 
 
@@ -56,6 +56,26 @@ class EvaluatedActivations:
 
 
 @dataclass(frozen=True, slots=True)
+class TriedValue:
+    """A value of a method's free parameter, and what it cost."""
+
+    value: float
+    perplexity_increase: float  # perplexity / dense perplexity − 1
+
+
+@dataclass(frozen=True, slots=True)
+class SolvedFor:
+    """What a method's free parameter was chosen for: the most pruning that costs no more than a target."""
+
+    target_relative: float  # perplexity / dense perplexity − 1 that may be lost: 0.01 is +1 %
+    parameter: str  # key of the method
+    value: float  # of that key in this run; whole where the key is
+    reached: bool  # the loss is the target within a tenth of it, or a finer step of the parameter would exceed it
+    bracket: tuple[TriedValue, ...]  # nearest values that were tried: the most pruning within the target, the least beyond it
+    note: str  # "" where the loss is the target within a tenth of it; else a sentence that says why not
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluatedRun:
     """One method at one length: cross entropy of the scored tokens, and what attention kept, over all windows.
 
@@ -78,6 +98,7 @@ class EvaluatedRun:
     layers: tuple[LayerDensities, ...]
     window_losses: tuple[float, ...] = field(metadata=json_key("window_losses_nats_per_token"))
     activations: EvaluatedActivations | None = None  # None: no input of a linear layer was dropped
+    solved_for: SolvedFor | None = None  # None: the method is as its file says
 
     @property
     def label(self) -> str:
@@ -120,10 +141,10 @@ class SplitTiming:
     s1: float
     s2: float
     Uniform_PPL: float
-    TPOT_ms: float  # median time of a decoded token on the spdp kernel, which skips zeros of either kind
+    TPOT_ms: float  # time of a decoded token on the spdp kernel, which skips zeros of either kind: median of the medians of rounds
     TPOT_first_quartile_ms: float
     TPOT_third_quartile_ms: float
-    TPOT_samples: int  # decoded tokens
+    TPOT_samples: int  # rounds
     torch_TPOT_ms: float  # median with torch's dense layers, which skip nothing, in the same rounds
 
 
@@ -160,11 +181,12 @@ def read_evaluation(path: Path) -> EvaluationRecord:
 
 
 def _upgraded(body: dict[str, Any]) -> dict[str, Any]:
-    """A record of any version with the keys of this one: version 1 knew no activation sparsity."""
+    """A record of any version with the keys of this one: version 1 knew no activation sparsity, version 2 no solved methods."""
     runs = body.get("runs")
-    if body["version"] > 1 or not isinstance(runs, list):
+    if body["version"] == EVALUATION_VERSION or not isinstance(runs, list):
         return body
-    return body | {"runs": [{"activations": None} | run if isinstance(run, dict) else run for run in runs]}
+    missing = {"solved_for": None} | ({"activations": None} if body["version"] == 1 else {})
+    return body | {"runs": [missing | run if isinstance(run, dict) else run for run in runs]}
 
 
 def write_splits(path: Path, record: SplitsRecord) -> None:

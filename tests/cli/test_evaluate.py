@@ -28,7 +28,11 @@ class Terminal:
 
     def run(self, *words: object, model: str = "xm-tiny") -> tuple[int, str, str]:
         """Exit status, what was printed, and what was complained about."""
-        self._monkeypatch.setattr(sys, "argv", ["xmsim", "evaluate", model, *map(str, words)])
+        return self.verb("evaluate", model, *words)
+
+    def verb(self, *words: object) -> tuple[int, str, str]:
+        """Another verb, in the same folder."""
+        self._monkeypatch.setattr(sys, "argv", ["xmsim", *map(str, words)])
         with pytest.raises(SystemExit) as stopped:
             main()
         output = self._capsys.readouterr()
@@ -117,9 +121,35 @@ def test_activation_sparsity_is_evaluated_with_dense_attention_and_says_what_it_
     assert [row["total_sparsity"] for row in rows] == ["", str(facts.total_sparsity)]
 
 
+def test_methods_are_solved_for_a_perplexity_and_written_as_files_that_simulate_reads(terminal: Terminal):
+    words = ["--length", 64, "--windows", 2, "--method", "nm:1_4_6bit", "--method", "fixed"]
+    status, printed, _ = terminal.run(*words, "--solve", "10%,1000%", "--out", "equal")
+    assert status == 0
+    folder = terminal.folder / "equal"
+    assert {path.name for path in folder.iterdir()} == FILES | {"nm_1_4_6bit_plus10.yaml", "solve_tried.json"}
+    dense, ten, most = read_evaluation(folder / "evaluation.json").runs
+    assert dense.label == "dense" and 0 < ten.perplexity_increase <= 0.1 and ten.solved_for.reached
+    assert ten.solved_for.bracket[0].value == ten.solved_for.value == ten.solved_for.bracket[1].value + 1
+    assert (most.solved_for.reached, most.solved_for.value) == (False, 1)
+    lines = printed.splitlines()
+    found = f"nm_1_4_6bit_plus10, 6-bit 1:4: +10 % asked, {100 * ten.perplexity_increase:+.2f} % with kept {ten.solved_for.value:g}"
+    assert any(line.startswith(found) for line in lines)
+    assert any(line.startswith("nm_1_4_6bit_plus1000, 6-bit 1:4: +1000 % asked, not reached (out of reach") for line in lines)
+    assert "fixed: left out, it has no free parameter that only prunes more or less" in lines
+    terminal.run("--length", 64, "--windows", 2, "--method", folder / "nm_1_4_6bit_plus10.yaml", "--out", "again")
+    assert read_evaluation(terminal.folder / "again" / "evaluation.json").runs[1].window_losses == ten.window_losses
+    extract_trace("xm-tiny", tokens=64, out=terminal.folder / "trace", layers=[0])
+    status, simulated, _ = terminal.verb("simulate", "dynax_l", "--trace", "trace", "--method", folder / "nm_1_4_6bit_plus10.yaml")
+    assert status == 0 and "method nm_1_4_6bit_plus10" in simulated
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (["--solve", "1"], "--solve 1: 1 is not an increase of perplexity in percent; give e.g. 1%,5%"),
+        (["--solve", "1%", "--method", "fixed"], "none of these methods has a free parameter"),
+        (["--solve", "1%", "--length", "64", "--length", "128"], "--solve finds one value for one length"),
+        (["--solve", "1%", "--dynamic-sparsity", "0.5", "--histograms", "trace"], "without activation sparsity"),
         (["--dynamic-sparsity", "0.5"], "--dynamic-sparsity needs thresholds; give --histograms"),
         (["--greedy", "greedy.json"], "are for --dynamic-sparsity; give it"),
         (["--dynamic-sparsity", "1", "--histograms", "trace"], "activation sparsity 1.0 is not a share"),

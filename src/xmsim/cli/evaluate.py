@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
     from xmsim.workloads.attachment.activation_plan import ActivationPlan
     from xmsim.workloads.evaluation import EvaluatedRun, EvaluationRecord
+    from xmsim.workloads.methods.library import Method
     from xmsim.workloads.pruning.pattern import LayerGroups, Pattern
     from xmsim.workloads.texts.corpora import Corpus
 
+TRIED = "solve_tried.json"  # all that --solve scored, as an evaluation record
 LOW_BIT = ("xm:1_4_6bit", "xm_32:1_2_4bit")  # as DynaX-L and DynaX-S predict
 
 
@@ -40,6 +42,13 @@ def evaluate(
     windows: Annotated[int | None, typer.Option(help="Only so many windows of each length; all of the text by default.")] = None,
     dtype: Annotated[str, typer.Option(help="Of weights and computation: float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, or cuda.")] = "cpu",
+    solve: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of scoring methods as they are: find for each the most pruning that costs no more perplexity than this, "
+            "e.g. 1%,5%, and write it as a method file. What was scored is kept in --out, and an interrupted run goes on."
+        ),
+    ] = None,
     pattern: Annotated[
         str | None, typer.Option(help="Check that linear layers obey it, e.g. 2:4; of a model by xmsim prune, the one it was pruned to.")
     ] = None,
@@ -67,6 +76,7 @@ def evaluate(
     """Perplexity of a model with each sparsity method attached, and what its attention then keeps."""
     from xmsim.cli.progress import progress_bar
     from xmsim.cli.tables import table_console
+    from xmsim.configs.files import write_text
     from xmsim.reports.evaluation import write_evaluation_report
     from xmsim.workloads.evaluation import write_evaluation
     from xmsim.workloads.methods.library import load_method, shipped_methods
@@ -74,12 +84,16 @@ def evaluate(
     from xmsim.workloads.pruning.pattern import expected_patterns, pattern_groups
     from xmsim.workloads.quality.evaluate import evaluate_model
     from xmsim.workloads.quality.protocols import window_plan
+    from xmsim.workloads.quality.solve import solvable_methods, solve_methods, solve_targets
 
     plan = _activation_plan(dynamic_sparsity, histograms, greedy, scoring, policy)
     methods = [load_method(name) for name in method or (() if plan else (*shipped_methods(), *LOW_BIT))]
     lengths = length or [1024]
-    for one in lengths:
-        window_plan(protocol, one)  # a wrong word is answered before anything is fetched
+    plans = [window_plan(protocol, one) for one in lengths]  # a wrong word is answered before anything is fetched
+    targets = solve_targets(solve) if solve is not None else ()
+    if targets and (plan or len(set(lengths)) > 1):
+        raise XmsimError("--solve finds one value for one length and without activation sparsity; give one --length, no --dynamic-sparsity")
+    solvable, fixed = solvable_methods(methods, plans[0].tokens) if targets else ([], [])
     corpus = _corpus(text, dataset)
     if corpus.note:
         typer.echo(corpus.note)
@@ -90,15 +104,32 @@ def evaluate(
     if plan:
         with progress_bar("greedy sparsities", "blocks") as progress:
             activations = plan.prepare(loaded, progress)
-    with progress_bar(f"evaluate {model}", "windows") as progress:
-        record = evaluate_model(
-            loaded, methods, corpus, lengths=lengths, protocol=protocol, windows=windows, activations=activations, progress=progress
-        )
-    files = write_evaluation_report(record, out)
+    method_files: dict[str, str] = {}
+    with progress_bar(f"evaluate {model}", "windows at most" if targets else "windows") as progress:
+        if targets:
+            solution = solve_methods(
+                loaded,
+                solvable,
+                targets,
+                corpus,
+                length=lengths[0],
+                protocol=protocol,
+                windows=windows,
+                store=out / TRIED,
+                progress=progress,
+            )
+            record, method_files = solution.record, solution.method_files
+        else:
+            record = evaluate_model(
+                loaded, methods, corpus, lengths=lengths, protocol=protocol, windows=windows, activations=activations, progress=progress
+            )
+    files = [*write_evaluation_report(record, out), *(out / name for name in method_files)]
+    for name, words in method_files.items():
+        write_text(out / name, words)
     write_evaluation(out / "evaluation.json", record)  # last: where it is, the others belong to it
     console = table_console()
     console.print(evaluation_table(record))
-    for line in (*_activation_lines(record), *_pattern_lines(expected, groups)):
+    for line in (*_solved_lines(record, fixed), *_activation_lines(record), *_pattern_lines(expected, groups)):
         console.print(line, highlight=False)
     for path in (*files, out / "evaluation.json"):
         console.print(f"wrote {path}", highlight=False)
@@ -116,6 +147,19 @@ def _activation_plan(
     if histograms is None:
         raise XmsimError("--dynamic-sparsity needs thresholds; give --histograms, a folder by xmsim extract MODEL --activations")
     return ActivationPlan(sparsity, histograms, scoring=scoring, greedy=greedy, policy=policy)
+
+
+def _solved_lines(record: EvaluationRecord, fixed: Sequence[Method]) -> Iterator[str]:
+    """What each run was solved for and came to, and the methods that were left out."""
+    for run in record.runs:
+        if facts := run.solved_for:
+            asked = f"{run.label}: {100 * facts.target_relative:+g} % asked"
+            reached = (
+                f", {100 * run.perplexity_increase:+.2f} % with {facts.parameter} {facts.value:g}" if facts.reached else ", not reached"
+            )
+            yield asked + reached + (f" ({facts.note})" if facts.note else "")
+    for method in fixed:
+        yield f"{method.name}: left out, it has no free parameter that only prunes more or less"
 
 
 def _activation_lines(record: EvaluationRecord) -> Iterator[str]:
@@ -158,7 +202,7 @@ def evaluation_table(record: EvaluationRecord) -> Table:
 
     what = f"{record.model['name']} on {record.text.name}, protocol {record.protocol}, {record.dtype} on {record.device} (measured)"
     table = Table(title=escape(what), box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("method")
+    table.add_column("method", overflow="fold")
     for name in (
         "length",
         "windows",

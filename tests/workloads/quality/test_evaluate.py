@@ -20,7 +20,8 @@ from xmsim.workloads.extraction.activation_histograms import FILE_NAME, activati
 from xmsim.workloads.methods.library import Method, load_method
 from xmsim.workloads.models.linear_exchange import linear_layers
 from xmsim.workloads.models.loading import LoadedModel, ModelError, load_model
-from xmsim.workloads.quality.evaluate import evaluate_model, standard_error
+from xmsim.workloads.quality.evaluate import evaluate_model
+from xmsim.workloads.quality.window_scores import standard_error
 from xmsim.workloads.texts.corpora import DocumentSample, RunningText
 
 torch = pytest.importorskip("torch")
@@ -85,7 +86,7 @@ def test_zeros_of_weights_and_dropped_inputs_make_up_the_total(small_llama: Path
     assert facts.total_sparsity == pytest.approx(1 - 0.75 * (1 - facts.dynamic_sparsity))
 
 
-def test_a_record_of_version_1_has_no_activation_sparsity_and_one_of_version_2_is_read_as_it_was_written(
+def test_a_record_of_version_1_has_no_activation_sparsity_and_one_of_today_is_read_as_it_was_written(
     loaded: LoadedModel, activations: ActivationSparsity, tmp_path: Path
 ):
     record = evaluated(loaded, activations=activations)
@@ -308,7 +309,7 @@ def test_the_record_says_what_was_run_and_survives_the_file(loaded: LoadedModel,
     write_evaluation(tmp_path / "evaluation.json", record)
     assert read_evaluation(tmp_path / "evaluation.json") == record
     data = json.loads((tmp_path / "evaluation.json").read_text())
-    assert (data["format"], data["version"]) == ("xmsim.evaluation", 2)
+    assert (data["format"], data["version"]) == ("xmsim.evaluation", 3)
     assert (data["device"], data["dtype"], data["protocol"]) == ("cpu", "float32", "dynax")
     assert data["text"] == {"name": "letters", "sha256": TEXT.sha256, "note": ""}
     assert data["model"]["name"] == "model" and len(data["model"]["weights_sha256"]) == 64
@@ -321,6 +322,6 @@ def test_the_record_says_what_was_run_and_survives_the_file(loaded: LoadedModel,
 def test_a_later_version_of_the_file_is_refused(loaded: LoadedModel, tmp_path: Path):
     path = tmp_path / "evaluation.json"
     write_evaluation(path, evaluated(loaded, windows=1))
-    path.write_text(path.read_text().replace('"version": 2', '"version": 3'))
-    with pytest.raises(RecordError, match=r"version 3 of xmsim\.evaluation is newer than this xmsim reads \(2\)"):
+    path.write_text(path.read_text().replace('"version": 3', '"version": 4'))
+    with pytest.raises(RecordError, match=r"version 4 of xmsim\.evaluation is newer than this xmsim reads \(3\)"):
         read_evaluation(path)
