@@ -26,7 +26,9 @@ FORMAT, VERSION = "benchmark", 1
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer shapes")
-    parser.add_argument("--out", type=Path, help="folder for the record, kernels_gpu.json")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the record, kernels_gpu.json, and attention as measurement files, which xmsim compare reads"
+    )
     parser.add_argument("--emulated", action="store_true", help="check the kernels on the CPU, without timing them")
     arguments = parser.parse_args()
     if not arguments.emulated and not torch.cuda.is_available():
@@ -48,18 +50,23 @@ def check_all(device: str) -> None:
     """Every kernel against float64, on shapes that fill no tile."""
     import gpu_attention
     import gpu_linear
+    import gpu_masks
 
     for tokens in (1, 5, 16):
         errors = gpu_linear.check(200, 456, tokens, 0.5, device)
         print(f"linear, {tokens} tokens: " + ", ".join(f"{name} {error:.1e}" for name, error in errors.items()))
-    print(f"prefill: {gpu_attention.check_prefill(4, 2, 128, 0.5, device):.1e}")
-    print(f"decode: {gpu_attention.check_decode(8, 2, 256, 0.1, device):.1e}", flush=True)
+    print(f"prefill: {gpu_attention.check_prefill(4, 2, 128, 0.5, device).error:.1e}")
+    print(f"decode: {gpu_attention.check_decode(8, 2, 256, 0.1, device).error:.1e}")
+    print(f"prediction in decode: the CPU's keys, {gpu_attention.check_prediction(8, 2, 512, device):.3f} of all")
+    print(f"masks: {gpu_masks.check(4, 1, 200)} rows, bit for bit the CPU's", flush=True)
 
 
 def measure_all(out: Path | None, *, quick: bool) -> None:
     """Print every row, and keep them as a record."""
     import gpu_attention
     import gpu_linear
+    import gpu_masks
+    from gpu_record import write_measurements
     from gpu_timing import LEAST_ROUNDS
 
     from xmsim.configs.codec import encode
@@ -74,13 +81,16 @@ def measure_all(out: Path | None, *, quick: bool) -> None:
         gpu_attention.measure_decode(LEAST_ROUNDS, quick=quick),
         gpu_linear.measure(LEAST_ROUNDS, quick=quick),
         gpu_attention.measure_prefill(LEAST_ROUNDS, quick=quick),
+        gpu_masks.measure(LEAST_ROUNDS, quick=quick),
     ):
         for row in part:
             print(f"{row['name']}: {row['median_ms']:.4g} ms, {row['speedup_median']:.2f}x {row['baseline']}", flush=True)
             rows.append(row)
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        write_record(out / "kernels_gpu.json", FORMAT, VERSION, {"host": encode(describe_host()), "runs": rows})
+        host = describe_host()
+        write_record(out / "kernels_gpu.json", FORMAT, VERSION, {"host": encode(host), "runs": rows})
+        write_measurements(out, rows, host)
 
 
 def ceilings(rounds: int) -> list[dict[str, object]]:

@@ -144,7 +144,7 @@ class SplitTiming:
     TPOT_ms: float  # time of a decoded token on the spdp kernel, which skips zeros of either kind: median of the medians of rounds
     TPOT_first_quartile_ms: float
     TPOT_third_quartile_ms: float
-    TPOT_samples: int  # rounds
+    TPOT_samples: int  # medians of rounds; in older files decoded tokens
     torch_TPOT_ms: float  # median with torch's dense layers, which skip nothing, in the same rounds
 
 

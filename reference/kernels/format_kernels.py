@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ctypes import c_float, c_int, c_int64, c_void_p
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def format_linear(x: Any, w: PublishedFormat, b: Any = None) -> Any:
     def plain(x: np.ndarray, b: np.ndarray | None) -> np.ndarray:
         return plain_product(x, _bits(w.to_dense()), b)
 
-    return _like(x, run_packed(native_linear(), _addresses(w), _bits(x), None if b is None else _bits(b), plain))
+    return _like(x, run_packed(native_linear(), addresses_of(w), _bits(x), None if b is None else _bits(b), plain))
 
 
 def sparse_vector_linear(x: Any, w: ColumnBitmap, b: Any = None, *, threshold: float = 0.0) -> Any:
@@ -56,8 +57,7 @@ def sparse_vector_linear(x: Any, w: ColumnBitmap, b: Any = None, *, threshold: f
     vectors, bias = np.require(_bits(x), requirements=["C", "A"]), None if b is None else np.require(_bits(b), requirements=["C", "A"])
     name = _element(vectors)
     check_inputs(vectors.shape, name, None if bias is None else (bias.shape, _element(bias)), w.shape, name)
-    # rounded to x's type first, as torch and NumPy compare
-    threshold = float(float_values(rounded_to(np.array([threshold], np.float32), name), name, None)[0])
+    threshold = _rounded(threshold, name)
     native = kernel("xm_sparse_vectors", c_int, *_VECTOR_ARGUMENTS)
     if native is None:
         values = float_values(vectors, name, None)
@@ -70,6 +70,12 @@ def sparse_vector_linear(x: Any, w: ColumnBitmap, b: Any = None, *, threshold: f
     if not native(ELEMENT_CODES[w.element], *parts, *w.shape, *calls):
         raise MemoryError(f"x: no memory to list the inputs of {vectors.size // w.shape[1]} vectors; pass fewer at a time")
     return _like(x, y)
+
+
+@lru_cache
+def _rounded(threshold: float, element: Element) -> float:
+    """In the type that it is compared in: torch and NumPy round it first."""
+    return float(float_values(rounded_to(np.array([threshold], np.float32), element), element, None)[0])
 
 
 def in_huge_pages(packed: PublishedFormat) -> PublishedFormat:
@@ -85,7 +91,8 @@ def in_huge_pages(packed: PublishedFormat) -> PublishedFormat:
     return replace(packed, **changes)
 
 
-def _addresses(w: PublishedFormat) -> Addresses:
+def addresses_of(w: PublishedFormat) -> Addresses:
+    """Packed weights as a kernel sees them; who calls keeps them alive."""
     form, bitmap, offsets, inner_offsets = _parts(w)
     first, second = (0 if part is None else address(part) for part in (offsets, inner_offsets))
     return Addresses(FORM_CODES[form], ELEMENT_CODES[w.element], address(bitmap), address(w.values), first, second, 0, 0, *w.shape)

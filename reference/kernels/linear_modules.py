@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 
 from xmsim.reference.formats import DenseTiles, SparseBitmap
 from xmsim.reference.formats.tile_order import Element
 from xmsim.reference.kernels.linear import Packed
 from xmsim.reference.kernels.linear_ops import PackedTensors, packed_linear, packed_of, tensors_of
-from xmsim.reference.kernels.native import huge_empty
+from xmsim.reference.kernels.packed_buffers import PackedBuffers, own_copy
 
-FORMAT_VERSION = 1  # of the buffers in a state dict
 _PARTS = PackedTensors._fields[:5]
-_PACKED_AS = "packed_as"  # version, out_features, in_features: the parts alone do not tell sizes within a tile
 
 
-class PackedLinear(torch.nn.Module):
+class PackedLinear(PackedBuffers):
     """y = x wᵀ + b for inference: gradients reach x and the bias, never the weights."""
 
     _form: ClassVar[type[DenseTiles] | type[SparseBitmap]]
@@ -67,7 +64,9 @@ class PackedLinear(torch.nn.Module):
         module = cls.__new__(cls)
         torch.nn.Module.__init__(module)
         tensors = tensors_of(packed)
-        module._take_packed(tensors._replace(**{name: _own(part) for name in _PARTS if (part := getattr(tensors, name)) is not None}), bias)
+        module._take_packed(
+            tensors._replace(**{name: own_copy(part) for name in _PARTS if (part := getattr(tensors, name)) is not None}), bias
+        )
         return module
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -97,7 +96,7 @@ class PackedLinear(torch.nn.Module):
 
     def _take_packed(self, tensors: PackedTensors, bias: torch.Tensor | None) -> None:
         self._hold(tensors)
-        self.register_buffer(_PACKED_AS, torch.tensor([FORMAT_VERSION, self.out_features, self.in_features]))
+        self._say_sizes()
         if bias is not None and not isinstance(bias, torch.nn.Parameter):
             bias = torch.nn.Parameter(bias)
         self.register_parameter("bias", bias)
@@ -124,48 +123,14 @@ class PackedLinear(torch.nn.Module):
             raise TypeError(
                 f"{type(self).__name__}: weights packed as {stands_for} stay that; convert to {moved.dtype} before they are packed"
             )
-        if self.bias is not None:
-            with torch.no_grad():
-                self.bias.data = fn(self.bias.data)
-        return self
+        return self._apply_to_bias(fn)
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        metadata: Any,
-        strict: bool,
-        missing: list[str],
-        unexpected: list[str],
-        errors: list[str],
-    ) -> None:
-        """Packed parts are as long as there are nonzeros, so they replace what is here, once they have been looked at."""
-        expected = [_PACKED_AS, *(name for name in _PARTS if getattr(self, name) is not None)]
-        given = {name: state_dict[prefix + name] for name in expected if prefix + name in state_dict}
-        rest = {key: value for key, value in state_dict.items() if key.startswith(prefix) and key[len(prefix) :] not in given}
-        missing_here: list[str] = []
-        super()._load_from_state_dict(rest, prefix, metadata, strict, missing_here, unexpected, errors)
-        missing.extend(key for key in missing_here if key[len(prefix) :] not in given)
-        if len(given) < len(expected):
-            return
-        version, *sizes = given.pop(_PACKED_AS).tolist()
-        if version != FORMAT_VERSION:
-            errors.append(
-                f"{prefix}{_PACKED_AS}: version {version}, this xmsim reads {FORMAT_VERSION}; pack the model again, from dense weights"
-            )
-            return
-        if sizes != [self.out_features, self.in_features]:
-            errors.append(f"{prefix}{_PACKED_AS}: {sizes} outputs and inputs into a layer of {self.out_features} and {self.in_features}")
-            return
-        if given["values"].dtype != self.values.dtype:
-            errors.append(f"{prefix}values: {given['values'].dtype} into a layer of {self.values.dtype}; make the layer with that dtype")
-            return
-        loaded = self._tensors()._replace(**{name: _own(part) for name, part in given.items()})
-        try:
-            packed_of(loaded)
-        except (TypeError, ValueError) as wrong:
-            errors.append(f"{prefix}{wrong}")
-            return
+    def _part_names(self) -> tuple[str, ...]:
+        return tuple(name for name in _PARTS if getattr(self, name) is not None)
+
+    def _replace_parts(self, parts: Mapping[str, torch.Tensor]) -> None:
+        loaded = self._tensors()._replace(**{name: own_copy(part) for name, part in parts.items()})
+        packed_of(loaded)
         self._hold(loaded)
 
 
@@ -186,9 +151,3 @@ class Int8SparseLinear(PackedLinear):
 
     _form = SparseBitmap
     _element = "int8"
-
-
-def _own(part: torch.Tensor) -> torch.Tensor:
-    """A copy in memory of ours, in huge pages if it is large."""
-    copy = torch.from_numpy(huge_empty((part.numel() * part.element_size(),), np.uint8)).view(part.dtype).view(part.shape)
-    return copy.copy_(part)

@@ -5,6 +5,7 @@ Packed weights are tensors here, so that modules, torch.compile and state dicts 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,28 +114,38 @@ def _checked_run(x: torch.Tensor, weights: PackedTensors, bias: torch.Tensor | N
 
 
 def _run(x: torch.Tensor, weights: PackedTensors, bias: torch.Tensor | None) -> torch.Tensor:
+    bitmap, packed_values, offsets, scales, column_sums = (0 if part is None else part.data_ptr() for part in weights[:5])
+    codes = FORM_CODES["tiles" if weights.bitmap is None else "bitmap"], ELEMENT_CODES[_name(weights.values)]
+    addresses = Addresses(*codes, bitmap, packed_values, offsets, 0, scales, column_sums, weights.out_features, weights.in_features)
+    return run_tensors(x, addresses, bias, lambda: _run_in_numpy(x, weights, bias))
+
+
+def run_tensors(x: torch.Tensor, weights: Addresses, bias: torch.Tensor | None, plain: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """x wᵀ + b by the kernel; where there is none, what `plain` gives. Who calls keeps the weights alive.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+    """
     out_features, in_features = weights.out_features, weights.in_features
-    x_type, weight_type = _name(x), _name(weights.values)
+    x_type, weight_type = _name(x), _ELEMENTS[weights.element]
     check_inputs(x.shape, x_type, None if bias is None else (bias.shape, _name(bias)), (out_features, in_features), weight_type)
     for name, tensor in (("x", x), ("b", bias)):
         if tensor is not None and not (tensor.is_cpu and tensor.layout is torch.strided):
             raise ValueError(f"{name}: {tensor.layout} on {tensor.device}, kernels read dense tensors on the CPU; use .to_dense().cpu()")
     native = native_linear()
     if native is None:
-        return _run_in_numpy(x, weights, bias)
+        return plain()
     x, b = _readable(x), None if bias is None else _readable(bias)
     y = x.new_empty((*x.shape[:-1], out_features))
-    bitmap, packed_values, offsets, scales, column_sums = (0 if part is None else part.data_ptr() for part in weights[:5])
-    codes = FORM_CODES["tiles" if weights.bitmap is None else "bitmap"], ELEMENT_CODES[weight_type]
-    addresses = Addresses(*codes, bitmap, packed_values, offsets, 0, scales, column_sums, out_features, in_features)
     tokens = x.numel() // in_features
     bias_address = 0 if b is None else b.data_ptr()
     x_code = ELEMENT_CODES[x_type]
-    if not native(*addresses, x.data_ptr(), x_code, tokens, bias_address, y.data_ptr(), default_threads()):
+    if not native(*weights, x.data_ptr(), x_code, tokens, bias_address, y.data_ptr(), default_threads()):
         raise MemoryError(f"x: no memory to lay out {tokens} tokens; pass fewer at a time")
     return y
 
 
+_ELEMENTS = {code: element for element, code in ELEMENT_CODES.items()}
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.int8: "int8"}
 
 

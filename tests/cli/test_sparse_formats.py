@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,7 @@ def test_a_sweep_writes_its_table_and_its_plot(model: Path, text: Path, tmp_path
         "splits.csv",
         "splits.json",
         "perplexity_split.png",
+        "perplexity_split.pdf",
         "magnitude_0.25",
         "magnitude_0.4",
         "magnitude_0.5",
@@ -142,7 +145,8 @@ def test_a_pruned_folder_is_measured_in_a_format_and_its_packed_folder_too(prune
         (("--format", "tcabme", "--device", "tpu"), "device: no tpu; choose cpu or cuda"),
         (("--format", "2:4", "--allow-dense"), "cannot be stored as 2:4"),
         (("--format", "csr", "--allow-dense"), "no format csr; linear layers are stored as bitmap"),
-        (("--format", "tcabme", "--dynamic-sparsity", 0.5, "--histograms", "nowhere"), "kernel spdp alone skips inputs"),
+        (("--format", "tcabme", "--dynamic-sparsity", 0.5, "--histograms", "nowhere"), "kernels spdp and teal alone skip inputs"),
+        (("--format", "teal", "--allow-dense"), "format teal does not run on the CPU"),
     ],
 )
 def test_a_measurement_that_cannot_be_made_is_refused_in_a_sentence(
@@ -154,3 +158,33 @@ def test_a_measurement_that_cannot_be_made_is_refused_in_a_sentence(
     refused = run("measure", model, "--out", tmp_path / "out.json", *words)
     assert isinstance(refused.exception, XmsimError) and sentence in str(refused.exception)
     assert not (tmp_path / "out.json").exists()
+
+
+def test_an_export_of_nsys_is_shown_and_one_that_is_none_refused(tmp_path: Path):
+    path = tmp_path / "run.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE StringIds (id INTEGER, value TEXT)")
+        database.execute("CREATE TABLE CUPTI_ACTIVITY_KIND_KERNEL (start INTEGER, end INTEGER, shortName INTEGER)")
+        database.execute("CREATE TABLE NVTX_EVENTS (start INTEGER, end INTEGER, text TEXT, textId INTEGER)")
+        database.execute("INSERT INTO StringIds VALUES (1, 'spdp_columns')")
+        database.executemany("INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL VALUES (?, ?, 1)", [(1000, 2000), (3000, 3500)])
+        database.execute("INSERT INTO NVTX_EVENTS VALUES (0, 5000, 'token 0', NULL)")
+        database.commit()
+    shown = run("measure", "--nsys", path)
+    assert shown.exit_code == 0, shown.output
+    assert "spdp_columns" in shown.output and "decoded tokens" in shown.output
+    refused = run("measure", "--nsys", tmp_path / "none.sqlite")
+    assert isinstance(refused.exception, XmsimError) and "no such file" in str(refused.exception)
+
+
+def test_experiments_at_several_sparsities_are_drawn(model: Path, tmp_path: Path):
+    table, folder = tmp_path / "table.csv", tmp_path / "runs"
+    lines = ("model,kernel,sparsity,batch,context,threads,dtype", *(f"{model},tcabme,{share},1,6,1,float32" for share in (0.3, 0.6)))
+    table.write_text("\n".join(lines) + "\n")
+    measured = run("measure", "--experiments", table, "--out", folder, "--allow-dense", *QUICK)
+    assert measured.exit_code == 0, (measured.output, measured.exception)
+    (drawn,) = folder.glob("tpot_sparsity_*.csv")
+    with drawn.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["layers"], row["sparsity"]) for row in rows] == [("tcabme", "0.3"), ("tcabme", "0.6"), ("torch", "0.3"), ("torch", "0.6")]
+    assert {path.suffix for path in folder.glob("tpot_sparsity_*")} == {".csv", ".png", ".pdf"}

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from xmsim.workloads.measuring.threads import thread_limit
+
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    torch = pytest.importorskip("torch")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    """torch and numba: on a busy host each of their thousand small parallel regions would wait for the slowest thread."""
+    pytest.importorskip("torch")
+    with thread_limit(1):
+        yield
 
 
 @pytest.fixture(scope="session")

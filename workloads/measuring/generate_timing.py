@@ -11,6 +11,7 @@ from typing import Any
 from xmsim.workloads.measurement import Timing
 from xmsim.workloads.measuring.generation_record import GenerationRun, Ratio
 from xmsim.workloads.measuring.linear_variants import TORCH, LinearVariants
+from xmsim.workloads.measuring.profile_ranges import round_range, token_range
 
 
 def time_generation(
@@ -42,11 +43,25 @@ def time_generation(
     for done in range(warmup + repeat):
         for kernel in kernels:
             variants.use(kernel)
-            first, tokens = generate_once(model, prompt, new_tokens)
+            with round_range(done, warmup, kernel):
+                first, tokens = generate_once(model, prompt, new_tokens)
             if done >= warmup:
                 first_ms[kernel].append(first)
                 token_ms[kernel].append(tokens)
         progress(done + 1, warmup + repeat)
+    return generation_runs(variants, first_ms, token_ms, attention=attention, save_per_token=save_per_token)
+
+
+def generation_runs(
+    variants: LinearVariants,
+    first_ms: dict[str, list[float]],
+    token_ms: dict[str, list[list[float]]],
+    *,
+    attention: str,
+    save_per_token: bool,
+) -> tuple[GenerationRun, ...]:
+    """What was timed of each kernel, summarised: times to the first token [repeats], and of each further one [repeats, tokens]."""
+    kernels = list(variants.layers)
     medians = {kernel: [statistics.median(tokens) for tokens in token_ms[kernel]] for kernel in kernels}
     return tuple(
         GenerationRun(
@@ -80,8 +95,9 @@ def generate_once(model: Any, prompt: Any, new_tokens: int) -> tuple[float, list
     with torch.inference_mode(), _plain_input_strides(model.get_output_embeddings()):
         token, cache, first_ms = step(prompt, None)
         token_ms = []
-        for _ in range(new_tokens):
-            token, cache, ms = step(token, cache)
+        for number in range(new_tokens):
+            with token_range(number):
+                token, cache, ms = step(token, cache)
             token_ms.append(ms)
     return first_ms, token_ms
 

@@ -13,7 +13,7 @@ from xmsim.configs.codec import decode, encode
 from xmsim.configs.record import read_record, write_record
 from xmsim.workloads.measurement import Host, Timing
 
-GENERATION_VERSION = 1
+GENERATION_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,10 @@ class GenerationRun:
     p99_ms: float
     speedup: dict[str, Ratio]  # of time per output token {kernel: over it, medians of repeats in pairs}
     token_ms: tuple[Any, ...]  # of each repeat, the list of times of its tokens; empty unless asked for
+    # of the exchanged layers' products with one token; None in a record of version 1
+    static_sparsity: float | None = None  # share of the weights that is zero, whether the kernel skips them or not
+    dynamic_sparsity: float | None = None  # share that the kernel left out for small inputs while tokens came one by one
+    total_sparsity: float | None = None  # 1 − (1 − static)(1 − dynamic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +93,18 @@ def write_generation(path: Path, record: GenerationRecord) -> None:
 
 
 def read_generation(path: Path) -> GenerationRecord:
-    """Read a generation file.
+    """Read a generation file of this version or an earlier one.
 
     Raises:
         RecordError: not a generation file, a later version, or a value is missing or of the wrong type.
     """
-    return decode(GenerationRecord, read_record(path, "generation", GENERATION_VERSION), str(path))
+    return decode(GenerationRecord, _upgraded(read_record(path, "generation", GENERATION_VERSION)), str(path))
+
+
+def _upgraded(body: dict[str, Any]) -> dict[str, Any]:
+    """A record of any version with the keys of this one: runs of version 1 do not say their sparsity."""
+    runs = body.get("generations")
+    if body["version"] == GENERATION_VERSION or not isinstance(runs, list):
+        return body
+    missing = dict.fromkeys(("static_sparsity", "dynamic_sparsity", "total_sparsity"))
+    return body | {"generations": [missing | run if isinstance(run, dict) else run for run in runs]}

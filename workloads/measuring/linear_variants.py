@@ -43,9 +43,11 @@ class LinearVariants:
                 raise XmsimError(f"no kernel {kernel}; linear layers run on {', '.join(KERNELS)}")
         self._model = model
         self.layers: dict[str, dict[str, Any]] = {kernel: {} for kernel in kernels}
+        zeros = weights = 0
         chosen = linear_layers(model, include=include)
         for done, name in enumerate(list(chosen)):
             plain = pruned_linear(chosen.pop(name), sparsity, two_of_four=bool(sparsity) and TWO_FOUR in kernels)
+            zeros, weights = zeros + int((plain.weight == 0).sum()), weights + plain.weight.numel()
             for kernel in kernels:
                 try:
                     self.layers[kernel][name] = plain if kernel == TORCH else kernel_layer(plain, kernel)  # type: ignore[arg-type]
@@ -55,6 +57,7 @@ class LinearVariants:
                     raise XmsimError(f"{name} cannot be stored as {kernel}: {error}") from error
             put_layer(model, name, self.layers[kernels[0]][name])
             progress(done + 1, done + 1 + len(chosen))
+        self.static_sparsity = zeros / weights  # share of the layers' weights that is zero
 
     def use(self, kernel: str) -> None:
         """Put this kernel's layers in place."""

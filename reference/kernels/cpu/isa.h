@@ -10,7 +10,8 @@
 #define XM_X86 1
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 says so of its own undefined registers (its bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 says so of its own undefined registers (its bug 105593)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <immintrin.h>
 #if defined(__GNUC__) && !defined(__clang__)

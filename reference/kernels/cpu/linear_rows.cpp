@@ -6,6 +6,7 @@
 #include "linear_avx512.h"
 #include "linear_finish.h"
 #include "linear_paths.h"
+#include "linear_stripes.h"
 #include "linear_tokens.h"
 #include "team.h"
 
@@ -211,6 +212,8 @@ void column_block(const LinearCall& call, int64_t block, const Rows& rows, const
 
 template <class E>
 bool linear_avx512(const LinearCall& call) {
+  if constexpr (!std::is_same_v<E, Int8>)
+    if (call.weights.form == Form::tca_bme && call.tokens <= kStripeTokens) return linear_stripes_avx512<E>(call);
   Tokens tokens;
   if (!pack_tokens<E>(call, group_size(call.tokens), kRaised, tokens)) return false;
   const PackedWeights& weights = call.weights;

@@ -127,12 +127,39 @@ def decode_attention(
         ValueError: naming the argument.
     """
     check_tensor("q", q, dtypes=(cache.k.dtype,), axes=2)
-    check_device(q=q, cache=cache.k, **({} if words is None else {"words": words}), **({} if slopes is None else {"slopes": slopes}))
-    (heads, dim), kv_heads, tokens = q.shape, cache.kv_heads, cache.tokens
-    if dim != cache.head_dim or heads % kv_heads or heads // kv_heads not in GROUPS:
-        raise ValueError(f"q: {list(q.shape)} does not fit {kv_heads} KV heads of {cache.head_dim} channels; 1, 2, 4 or 8 heads share one")
-    if not tokens:
+    if not cache.tokens:
         raise ValueError("cache: it is empty; append the token of the queries first")
+    if q.shape[-1] != cache.head_dim:
+        raise ValueError(f"q: {q.shape[-1]} channels a head, the cache has {cache.head_dim}")
+    keys, values = (x[:, : cache.tokens] for x in (cache.k, cache.v))
+    return attend_newest(q, keys, values, words, scale=scale_of(scale, cache.head_dim), slopes=slopes)
+
+
+def attend_newest(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    words: torch.Tensor | None = None,
+    *,
+    scale: float | None = None,
+    slopes: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`decode_attention` on keys and values that lie anywhere.
+
+    Args:
+        k, v: [kv_heads, tokens, d] of q's type, d at most 128. Parts of a longer cache are read where they lie if it has 64 or 128
+            channels, as GpuKvCache has; others are copied first. Channels that q does not have are zeros.
+    """
+    check_tensor("q", q, dtypes=ELEMENTS, axes=2)
+    check_device(q=q, k=k, v=v, **({} if words is None else {"words": words}), **({} if slopes is None else {"slopes": slopes}))
+    for name, x in (("k", k), ("v", v)):
+        if x.dim() != 3 or x.dtype != q.dtype or x.shape != k.shape or 0 in x.shape:
+            raise ValueError(f"{name}: {q.dtype} [KV heads, tokens, channels] is needed, got {x.dtype} {list(x.shape)}")
+    (heads, dim), (kv_heads, tokens, key_dim) = q.shape, k.shape
+    if dim > key_dim or key_dim > HEAD_DIMS[-1] or heads % kv_heads or heads // kv_heads not in GROUPS:
+        raise ValueError(
+            f"q: {list(q.shape)} does not fit {kv_heads} KV heads of {key_dim} channels; 1, 2, 4 or 8 heads share one, of at most 128"
+        )
     key_words = -(-tokens // WORD_KEYS)
     if words is None:
         words = torch.full((kv_heads, key_words), -1, dtype=torch.int64, device=q.device)
@@ -144,19 +171,31 @@ def decode_attention(
         if len(slopes) != heads:
             raise ValueError(f"slopes: {len(slopes)} are not one for each of {heads} heads")
     blocks = live_tiles(_united(words, kv_heads)[:, None])
-    channels, splits = cache.k.shape[2], _splits(kv_heads, key_words)
+    keys, values, room = _readable(k, v)
+    channels, splits = keys.shape[2], _splits(kv_heads, key_words)
     query = q if dim == channels else torch.nn.functional.pad(q, (0, channels - dim))
     tops, sums = (torch.empty((splits, heads), dtype=torch.float32, device=q.device) for _ in range(2))
     parts, out = torch.empty((splits, heads, channels), dtype=torch.float32, device=q.device), torch.empty_like(query)
-    addresses = [part.data_ptr() for part in (query, cache.k, cache.v, words, blocks.tiles, blocks.counts)]
+    addresses = [part.data_ptr() for part in (query, keys, values, words, blocks.tiles, blocks.counts)]
     partial = [part.data_ptr() for part in (tops, sums, parts)]
     half, slope = int(q.dtype == torch.float16), None if slopes is None else slopes.data_ptr()
-    sizes = (heads, kv_heads, words.shape[0], tokens, cache.k.shape[1], channels, splits)
+    sizes = (heads, kv_heads, words.shape[0], tokens, room, channels, splits)
     attend = cuda_kernel("xm_cuda_decode_blocks", c_int, *[c_void_p] * 10, *[c_int] * 7, c_float)
     attend(q, half, *addresses, slope, *partial, *sizes, scale_of(scale, dim))
     merge = cuda_kernel("xm_cuda_merge_splits", c_int, *[c_void_p] * 3, *[c_int] * 3, c_void_p)
     merge(q, half, *partial, splits, heads, channels, out.data_ptr())
     return out[:, :dim]
+
+
+def _readable(k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Keys and values with channels that are compiled, and the tokens from one KV head to the next."""
+    tokens, channels = k.shape[1:]
+    wanted = next(least for least in HEAD_DIMS if channels <= least)
+    in_rows = k.stride() == v.stride() and k.stride()[1:] == (channels, 1) and k.stride(0) % channels == 0
+    if in_rows and wanted == channels and not any(x.data_ptr() % 16 for x in (k, v)):
+        return k, v, k.stride(0) // channels
+    keys, values = (torch.nn.functional.pad(x, (0, wanted - channels)).contiguous() for x in (k, v))
+    return keys, values, tokens
 
 
 def _united(words: torch.Tensor, kv_heads: int) -> torch.Tensor:

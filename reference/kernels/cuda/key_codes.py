@@ -114,21 +114,21 @@ def predicted_xm_words(
     def room(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=q.device)
 
-    scores, tops, row_tops = (room(*shape, dtype=torch.float32) for shape in ((heads, blocks * WORD_KEYS), (heads, blocks), (heads,)))
-    sums, row_totals = room(heads, blocks), room(heads)
-    score = cuda_kernel("xm_cuda_score_keys", *[c_void_p] * 9, *[c_int] * 6)
+    scores, tops = (room(*shape, dtype=torch.float32) for shape in ((heads, blocks * WORD_KEYS), (heads, blocks)))
+    powers, sums, heights, row_totals = room(heads, blocks * WORD_KEYS), room(heads, blocks), room(heads, blocks), room(heads)
+    score = cuda_kernel("xm_cuda_score_keys", *[c_void_p] * 10, *[c_int] * 6)
     slope = None if slopes is None else slopes.data_ptr()
-    made = [x.data_ptr() for x in (scores, tops, sums, row_tops, row_totals)]
+    made = [x.data_ptr() for x in (scores, tops, powers, sums, heights, row_totals)]
     sizes = (heads, kv_heads, keys, codes.codes.shape[1], codes.channels, codes.code_bits)
     score(q, *(x.data_ptr() for x in (codes.codes, queries, factors)), slope, *made, *sizes)
-    masses, totals = room(heads // sharing, blocks), room(heads // sharing)
+    weights, masses, totals = room(heads // sharing, blocks * WORD_KEYS), room(heads // sharing, blocks), room(heads // sharing)
     words = room(heads // sharing, blocks, dtype=torch.int64)
     doubtful = torch.zeros(heads // sharing, dtype=torch.int32, device=q.device)
     beyond = 2 * max(keys / WORD_KEYS, 1)  # no share is that high
-    select = cuda_kernel("xm_cuda_select_keys", *[c_void_p] * 7, *[c_int] * 6, c_double, c_double)
+    select = cuda_kernel("xm_cuda_select_keys", *[c_void_p] * 9, *[c_int] * 6, c_double, c_double)
     select(
         q,
-        *(x.data_ptr() for x in (scores, row_tops, row_totals, masses, totals, words, doubtful)),
+        *(x.data_ptr() for x in (scores, powers, heights, row_totals, weights, masses, totals, words, doubtful)),
         *(heads // sharing, sharing, int(lists == "group_max"), keys, kept_high, kept_low),
         *(min(threshold_high, beyond), min(threshold_low, beyond)),
     )

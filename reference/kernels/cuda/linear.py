@@ -28,8 +28,10 @@ class ActiveInputs(NamedTuple):
 
 
 def active_inputs(x: torch.Tensor, threshold: float) -> ActiveInputs:
-    """The inputs with |x| > threshold.
+    """The inputs that are not at or below the threshold in magnitude: NaN counts, and shows.
 
+    Args:
+        x: [tokens, in_features], which are a multiple of 8.
     Raises:
         ValueError: naming the argument.
     """
@@ -38,6 +40,7 @@ def active_inputs(x: torch.Tensor, threshold: float) -> ActiveInputs:
     if not threshold >= 0:
         raise ValueError(f"threshold: {threshold} must be a number of at least 0")
     tokens, inputs = x.shape
+    _check_steps(inputs)
     indices = torch.empty((tokens, inputs), dtype=torch.int32, device=x.device)
     found = ActiveInputs(indices, torch.empty_like(indices, dtype=torch.float32), torch.zeros(tokens, dtype=torch.int32, device=x.device))
     if x.numel():
@@ -129,12 +132,16 @@ def _check_inputs(x: torch.Tensor, shape: tuple[int, int], bias: torch.Tensor | 
     outputs, inputs = shape
     if x.shape[1] != inputs:
         raise ValueError(f"x: {x.shape[1]} inputs do not fit the {inputs} of the weights")
-    if inputs % _STEP:
-        raise ValueError(f"x: {inputs} inputs; a multiple of {_STEP} is needed, fill up with zeros")
+    _check_steps(inputs)
     if bias is not None:
         check_tensor("bias", bias, dtypes=(x.dtype,), axes=1, alignment=2)
         if len(bias) != outputs:
             raise ValueError(f"bias: {len(bias)} outputs do not fit the {outputs} of the weights")
+
+
+def _check_steps(inputs: int) -> None:
+    if inputs % _STEP:
+        raise ValueError(f"x: {inputs} inputs; a multiple of {_STEP} is needed, fill up with zeros")
 
 
 def _sum_of(parts: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -35,14 +35,22 @@ def measure(
         typer.Option(
             "--kernel",
             "--format",
-            help="Linear layers beside torch's, in their format: packed, bitmap, bitmap_int8, spdp, tcabme, 2:4; the first two by default.",
+            help="Linear layers beside torch's, in their format: packed, bitmap, bitmap_int8, spdp, tcabme, 2:4; the first two by default. "
+            "On cuda: bitmap (or tcabme), spdp, teal, 2:4; none by default.",
         ),
     ] = None,
     sparsity: Annotated[float | None, typer.Option(help="Share of each weight matrix pruned by magnitude; none by default.")] = None,
     dynamic_sparsity: Annotated[
-        float | None, typer.Option(help="Share of each layer's inputs that kernel spdp skips in decoding; needs --histograms.")
+        float | None, typer.Option(help="Share of each layer's inputs that kernels spdp and teal skip in decoding; needs --histograms.")
     ] = None,
     histograms: Annotated[Path | None, typer.Option(help="Trace folder that extract --activations wrote of this model.")] = None,
+    greedy: Annotated[
+        Path | None,
+        typer.Option(help="With --dynamic-sparsity: file of sparsities of each projection, as for evaluate; searched if missing."),
+    ] = None,
+    scoring: Annotated[
+        str, typer.Option(help="With --dynamic-sparsity: inputs rank by magnitude (teal), or by that times their column's norm (wina).")
+    ] = "teal",
     include: Annotated[
         list[str] | None, typer.Option(help="Names of layers to exchange, with *; all by default, but lm_head only if named.")
     ] = None,
@@ -54,7 +62,11 @@ def measure(
     warmup: Annotated[int, typer.Option(help="Rounds that are not counted.")] = 1,
     repeat: Annotated[int, typer.Option(help="Rounds that are; every kernel takes its turn in each.")] = 5,
     save_per_iter: Annotated[bool, typer.Option("--save-per-iter", help="Keep the time of every token in the file.")] = False,
-    profile: Annotated[bool, typer.Option("--profile", help="A table of the longest operators of one generation.")] = False,
+    eager: Annotated[bool, typer.Option("--eager", help="On cuda: leave out the tokens that are replayed as a CUDA graph.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="A table of the longest operators of one generation; on cuda of the GPU's kernels.")
+    ] = False,
+    nsys: Annotated[Path | None, typer.Option(help="Show an sqlite export of Nsight Systems of such a run, and measure nothing.")] = None,
     allow_dense: Annotated[bool, typer.Option("--allow-dense", help="Go on without compiled kernels, on torch's dense product.")] = False,
     experiments: Annotated[Path | None, typer.Option(help="A table of runs (CSV); those that have a result already are left out.")] = None,
     write_experiments: Annotated[Path | None, typer.Option(help="Write a table to start from, and stop.")] = None,
@@ -71,8 +83,13 @@ def measure(
         write_example(write_experiments)
         typer.echo(f"wrote {write_experiments}")
         return
-    if sum(given is not None for given in (source, model, shape, experiments)) != 1:
-        raise XmsimError("give one thing to measure: a trace or model folder, --model, --shape or --experiments")
+    if sum(given is not None for given in (source, model, shape, experiments, nsys)) != 1:
+        raise XmsimError("give one thing to measure: a trace or model folder, --model, --shape or --experiments; or --nsys to show")
+    if nsys is not None:
+        from xmsim.cli.measure_nsys import print_nsys
+
+        print_nsys(nsys)
+        return
     if source is not None and _is_model(source, generates=bool(kernel)):
         source, model = None, source
     if source is not None:
@@ -88,6 +105,8 @@ def measure(
         sparsity=sparsity,
         dynamic_sparsity=dynamic_sparsity,
         histograms=histograms,
+        greedy=greedy,
+        scoring=scoring,
         include=tuple(include) if include else None,
         attention=attn,
         device=device or "cpu",
@@ -101,6 +120,7 @@ def measure(
         save_per_token=save_per_iter,
         allow_dense=allow_dense,
         profile=profile,
+        graph=not eager,
     )
     if experiments is not None:
         measure_table(experiments, out or Path(f"measured-{date.today().isoformat()}"), plan)

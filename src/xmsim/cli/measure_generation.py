@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from xmsim.reports.figures.tpot_sparsity import TokenTiming
     from xmsim.workloads.measuring.generation import GenerationPlan
-    from xmsim.workloads.measuring.generation_record import GenerationRecord, Ratio
+    from xmsim.workloads.measuring.generation_record import GenerationRecord, GenerationRun, Ratio
 
 
 def measure_one(plan: GenerationPlan, out: Path) -> None:
@@ -26,17 +27,50 @@ def measure_one(plan: GenerationPlan, out: Path) -> None:
 
 
 def measure_table(path: Path, folder: Path, base: GenerationPlan) -> None:
-    """Measure the rows of an experiments table that have no result yet, and print one line for each."""
+    """Measure the rows of an experiments table that have no result yet, print one line for each, and draw times against sparsity."""
     from xmsim.cli.tables import table_console
     from xmsim.workloads.measuring.experiments import read_experiments, run_experiments
 
     console = table_console()
+    settings: dict[str, list[TokenTiming]] = {}  # of runs that differ in their layers and sparsity alone
     for experiment, result, record in run_experiments(read_experiments(path), folder, base, measured):
         run = record.generations[-1]
+        setting = f"{record.model['name']}_b{experiment.batch}_c{experiment.context}_t{experiment.threads}_{experiment.dtype}"
+        settings.setdefault(setting, []).extend(token_timings(record))
         speedup = f", {ratio_text(run.speedup['torch'])} over torch" if "torch" in run.speedup else ""
         name = f"{experiment.model} {experiment.kernel} sparsity {experiment.sparsity:g} batch {experiment.batch}"
         tpot = f"TPOT {run.p50_ms:.2f} ms{speedup}"
         console.print(f"{name} context {experiment.context} {experiment.dtype}  {tpot}  {result}", highlight=False)
+    for setting, timings in settings.items():
+        if len({timing.sparsity for timing in timings}) > 1:
+            for written in draw_timings(timings, setting, folder):
+                console.print(f"wrote {written}", highlight=False)
+
+
+def token_timings(record: GenerationRecord) -> list[TokenTiming]:
+    """The decoded tokens of a record."""
+    from xmsim.reports.figures.tpot_sparsity import TokenTiming
+
+    sparsity = record.conditions["sparsity"] or 0.0
+    runs = [(run, run.time_per_output_token) for run in record.generations]
+    return [
+        TokenTiming(run.kernel, run.attention, sparsity, time.median_ms, time.first_quartile_ms, time.third_quartile_ms, time.n)
+        for run, time in runs
+    ]
+
+
+def draw_timings(timings: list[TokenTiming], setting: str, folder: Path) -> list[Path]:
+    """Time of a token against sparsity as PNG, PDF and CSV; the files. Of torch's layers, timed with each kernel, the first counts."""
+    from xmsim.configs.files import write_text, write_whole
+    from xmsim.reports.figures.tpot_sparsity import tpot_sparsity
+
+    first = {(timing.layers, timing.attention, timing.sparsity): timing for timing in reversed(timings)}
+    figure = tpot_sparsity(list(first.values()), setting.replace("_", ", "))
+    paths = [folder / f"{figure.name}_{setting}.{kind}" for kind in ("png", "pdf", "csv")]
+    write_whole(paths[0], figure.save_png)
+    write_whole(paths[1], figure.save_pdf)
+    write_text(paths[2], figure.csv())
+    return paths
 
 
 def measured(plan: GenerationPlan) -> GenerationRecord:
@@ -77,13 +111,14 @@ def linear_table(record: GenerationRecord) -> Table:
 def generation_table(record: GenerationRecord) -> Table:
     """One row per kernel: prefill and decode of the whole model."""
     sizes = f"{record.conditions['input_tokens']} tokens in, {record.conditions['new_tokens']} out, batch {record.conditions['batch']}"
-    headings = ("kernel", "attention", "weights", "TTFT ms", "TPOT p50 ms", "p99", "n", "over torch", "over packed")
+    headings = ("kernel", "attention", "weights", "s1 · s2 · total", "TTFT ms", "TPOT p50 ms", "p99", "n", "over torch", "over packed")
     table = _table(record, sizes, headings)
     for run in record.generations:
         table.add_row(
             run.kernel,
             run.attention,
             f"{run.weight_bytes / 1e6:.0f} MB",
+            _sparsity_text(run),
             f"{run.time_to_first_token.median_ms:.1f}",
             f"{run.p50_ms:.2f}",
             f"{run.p99_ms:.2f}",
@@ -91,6 +126,12 @@ def generation_table(record: GenerationRecord) -> Table:
             *(ratio_text(run.speedup[other]) if other in run.speedup else "" for other in ("torch", "packed")),
         )
     return table
+
+
+def _sparsity_text(run: GenerationRun) -> str:
+    """Static, dynamic and total sparsity in decoding; nothing of a record that does not say."""
+    shares = (run.static_sparsity, run.dynamic_sparsity, run.total_sparsity)
+    return " ".join(f"{share:.3f}" for share in shares if share is not None)
 
 
 def profile_table(record: GenerationRecord) -> Table:

@@ -97,8 +97,9 @@ def prune_sweep(
     for name, figure in tables.items():
         write_text(out / name, figure.csv())
         write_whole(out / f"{figure.name}.png", figure.save_png)
+        write_whole(out / f"{figure.name}.pdf", figure.save_pdf)
         console.print(figure.claim, highlight=False)
-        for path in (out / name, out / f"{figure.name}.png"):
+        for path in (out / name, out / f"{figure.name}.png", out / f"{figure.name}.pdf"):
             console.print(f"wrote {path}", highlight=False)
 
 

@@ -1,7 +1,10 @@
 """Linear layers on weights in published formats: what they compute in prefill and in decode, and what one of them skips."""
 
+import copy
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from xmsim.reference.formats import ColumnBitmap, TcaBme
 from xmsim.reference.kernels import SpdpLinear, TcaBmeLinear, TwoFourLinear
@@ -86,3 +89,65 @@ def test_a_threshold_for_each_input_is_followed():
     ours = SpdpLinear.from_linear(layer)
     ours.threshold = torch.rand(100)
     torch.testing.assert_close(ours(token), layer(token * (token.abs() > ours.threshold)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_state_dict_round_trips_through_safetensors(kind, dtype, tmp_path):
+    layer, x = linear(dtype), torch.randn(1, 100).to(dtype)
+    packed = torch.nn.Sequential(torch.nn.Identity(), kind.from_linear(layer))
+    save_file(packed.state_dict(), tmp_path / "model.safetensors")
+    other = linear(dtype).requires_grad_(requires_grad=False)
+    other.weight.mul_(torch.arange(70)[:, None] > 35)  # other zeros, so that parts have other lengths
+    fresh = torch.nn.Sequential(torch.nn.Identity(), kind.from_linear(other))
+    fresh[1].bias = torch.nn.Parameter(torch.zeros(70, dtype=dtype), requires_grad=False)
+    assert not torch.equal(fresh(x), packed(x))
+    loaded = fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert not loaded.missing_keys and not loaded.unexpected_keys
+    assert torch.equal(fresh(x), packed(x)) and torch.equal(fresh[1].to_dense(), layer.weight)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "damage", "said"),
+    [
+        (TcaBmeLinear, "packed_as", lambda part: part + torch.tensor([1, 0, 0]), "reads 1"),
+        (TcaBmeLinear, "packed_as", lambda part: part + torch.tensor([0, 1, 0]), "outputs and inputs"),
+        (TcaBmeLinear, "bitmap", lambda part: torch.full_like(part, 255), "pack them again"),
+        (TcaBmeLinear, "bitmap", lambda part: part.int(), "bitmap: torch.int32 holds no uint64"),
+        (SpdpLinear, "column_offsets", lambda part: part + 1, "pack them again"),
+        (SpdpLinear, "values", lambda part: part[:-1], "values"),
+        (SpdpLinear, "values", lambda part: part.bfloat16(), "layer of torch.float32"),
+        (TwoFourLinear, "places", lambda part: part * 0, "places: they do not ascend"),
+    ],
+)
+def test_a_state_dict_that_does_not_fit_is_refused_and_changes_nothing(kind, name, damage, said):
+    ours, x = kind.from_linear(linear()), torch.randn(1, 100)
+    before, good = ours(x), ours.state_dict()
+    with pytest.raises(RuntimeError, match=said):
+        ours.load_state_dict({**good, name: damage(good[name])})
+    with pytest.raises(RuntimeError, match="Missing key"):
+        ours.load_state_dict({key: part for key, part in good.items() if key != name})
+    assert torch.equal(ours(x), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_is_a_layer_of_its_own(kind):
+    ours, x = kind.from_linear(linear()), torch.randn(1, 100)
+    twin, y = copy.deepcopy(ours), ours(x)
+    ours.values.zero_()
+    assert torch.equal(twin(x), y) and torch.equal(ours(x), ours.bias.expand(1, -1))
+
+
+def test_buffers_that_no_longer_fit_are_refused_before_a_kernel_follows_them():
+    ours = TcaBmeLinear.from_linear(linear())
+    ours.bitmap.fill_(255)
+    with pytest.raises(ValueError, match="pack them again"):
+        ours(torch.randn(1, 100))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_compiled_model_gives_the_same(kind):
+    model = torch.nn.Sequential(torch.nn.ReLU(), kind.from_linear(linear()), torch.nn.ReLU())
+    x = torch.randn(1, 100)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, backend="eager")(x), model(x))

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 from xmsim.reference.kernels import SpdpLinear
 from xmsim.workloads.measuring import decode_timing
-from xmsim.workloads.measuring.decode_timing import tpot_ms
+from xmsim.workloads.measuring.decode_timing import tpot_in_turn_ms, tpot_ms
 from xmsim.workloads.models.linear_exchange import exchanged_layers, set_thresholds, sparsify
 from xmsim.workloads.models.loading import ModelError, load_model
 
@@ -25,6 +25,14 @@ def test_each_repeat_gives_the_median_of_its_tokens(small_llama: Path, monkeypat
     monkeypatch.setattr(decode_timing, "generate_once", lambda network, prompt, new_tokens: (0.5, next(rounds)))
     timing = tpot_ms(model, new_tokens=3, warmup=1, repeat=2, threads=1)
     assert (timing.n, timing.median_ms) == (2, 3.0)
+
+
+def test_states_take_turns_in_every_round_and_the_last_one_stays(small_llama: Path):
+    model, seen = load_model(str(small_llama), tokenizer=False), []
+    turns = {name: (lambda name=name: seen.append(name)) for name in ("sparse", "dense")}
+    times = tpot_in_turn_ms(model, turns, input_tokens=4, new_tokens=1, warmup=1, repeat=2, threads=1)
+    assert seen == ["sparse", "dense"] * 3
+    assert {name: timing.n for name, timing in times.items()} == {"sparse": 2, "dense": 2}
 
 
 def test_a_model_on_spdp_layers_decodes_with_its_thresholds_and_keeps_them(small_llama: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from xmsim.configs.errors import XmsimError
 from xmsim.reference.kernels import native
+from xmsim.workloads.attachment.greedy_record import read_greedy, write_greedy
 from xmsim.workloads.extraction.activation_histograms import activation_thresholds, load_histograms
 from xmsim.workloads.extraction.extract import extract_trace
 from xmsim.workloads.measuring.generation import GenerationPlan, measure_generation
@@ -58,12 +60,39 @@ def test_a_packed_folder_is_timed_with_the_thresholds_of_a_trace(plan: Generatio
     assert record.generations[1].weight_bytes < record.generations[0].weight_bytes
     thresholds = activation_thresholds(load_histograms(Path(str(plan.histograms))), 0.5)
     assert {name: layer.threshold for name, layer in made[0].layers["spdp"].items()} == thresholds
+    torch_run, spdp_run = record.generations
+    assert torch_run.static_sparsity == spdp_run.static_sparsity == pytest.approx(0.5, abs=0.01) and torch_run.dynamic_sparsity == 0
+    assert 0.3 < spdp_run.dynamic_sparsity < 0.7
+    assert 1 - spdp_run.total_sparsity == pytest.approx((1 - spdp_run.static_sparsity) * (1 - spdp_run.dynamic_sparsity))
+
+
+def test_what_kernel_spdp_left_out_is_counted_in_decoding_alone(plan: GenerationPlan, monkeypatch: pytest.MonkeyPatch):
+    record = measure_generation(replace(plan, dynamic_sparsity=None, histograms=None))
+    assert record.generations[1].dynamic_sparsity == 0  # no input is zero
+    monkeypatch.setattr("xmsim.reference.kernels.SpdpLinear.threshold", float("inf"))
+    record = measure_generation(replace(plan, dynamic_sparsity=None, histograms=None))
+    assert record.generations[1].dynamic_sparsity == record.generations[1].total_sparsity == 1
+
+
+@pytest.mark.parametrize("scoring", ["teal", "wina"])
+def test_thresholds_follow_greedy_sparsities_and_scoring(plan: GenerationPlan, tmp_path: Path, scoring: str):
+    greedy = replace(plan, dynamic_sparsity=0.05, greedy=tmp_path / "greedy.json", scoring=scoring)
+    record = measure_generation(greedy)
+    found = read_greedy(tmp_path / "greedy.json")
+    assert (found.scoring, record.conditions["scoring"]) == (scoring, scoring)
+    assert record.conditions["greedy_sha256"] == hashlib.sha256((tmp_path / "greedy.json").read_bytes()).hexdigest()
+    assert 0 < record.generations[1].dynamic_sparsity < 0.3
+    write_greedy(tmp_path / "greedy.json", replace(found, policy="sinks_dense"))  # of no consequence in decoding
+    again = measure_generation(greedy)
+    assert again.generations[1].dynamic_sparsity == record.generations[1].dynamic_sparsity
 
 
 def test_dynamic_sparsity_needs_its_kernel_and_its_histograms(plan: GenerationPlan, small_llama: Path, tmp_path: Path):
     with pytest.raises(XmsimError, match="give both or neither"):
         replace(plan, histograms=None)
-    with pytest.raises(XmsimError, match="kernel spdp alone skips inputs, and it is not among torch, bitmap"):
+    with pytest.raises(XmsimError, match="kernels spdp and teal alone skip inputs, and none is among torch, bitmap"):
         replace(plan, kernels=("torch", "bitmap"))
+    with pytest.raises(XmsimError, match="greedy sparsities and scoring are for dynamic sparsity"):
+        replace(plan, dynamic_sparsity=None, histograms=None, scoring="wina")
     with pytest.raises(XmsimError, match="no activation histograms"):
         measure_generation(replace(plan, histograms=tmp_path))

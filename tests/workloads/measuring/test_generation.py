@@ -10,8 +10,10 @@ from xmsim.configs.errors import RecordError, XmsimError
 from xmsim.reference.kernels import native
 from xmsim.workloads.measurement import read_measurement
 from xmsim.workloads.measuring import experiments as tables
+from xmsim.workloads.measuring import generation
 from xmsim.workloads.measuring.generate_timing import generate_once, paired_ratio, percentile
 from xmsim.workloads.measuring.generation import GenerationPlan, measure_generation
+from xmsim.workloads.measuring.generation_profile import profile_rows
 from xmsim.workloads.measuring.generation_record import read_generation, write_generation
 from xmsim.workloads.measuring.linear_timing import time_linear
 from xmsim.workloads.measuring.linear_variants import LinearVariants
@@ -160,6 +162,38 @@ def test_a_plan_that_cannot_be_measured_is_refused_by_name(plan):
         measure_generation(replace(plan, kernels=("torch",), input_tokens=131072, layer_repeats=0))
     with pytest.raises(XmsimError, match="threads: 4096 is not possible here"):
         measure_generation(replace(plan, threads=4096))
+
+
+def test_inputs_that_are_no_whole_number_of_fours_are_named_before_anything_is_timed(plan, tmp_path, shape_file):
+    path = tmp_path / "odd.yaml"
+    path.write_text(shape_file.read_text().replace("intermediate_size: 48", "intermediate_size: 46"))
+    with pytest.raises(XmsimError, match=r"layers\.0\.mlp\.down_proj: its 46 inputs are no whole number of fours, which kernel 2:4 needs"):
+        measure_generation(replace(plan, shape=str(path), kernels=("torch", "2:4")))
+
+
+def test_a_plan_that_a_gpu_cannot_serve_is_refused_by_name(plan, monkeypatch):
+    with pytest.raises(XmsimError, match=r"^device: no tpu; choose cpu or cuda$"):
+        replace(plan, device="tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(XmsimError, match=r"^device cuda: torch finds no CUDA GPU on this host; use --device cpu$"):
+        replace(plan, device="cuda", kernels=("torch",))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(generation, "cuda_library", lambda: None)
+    with pytest.raises(XmsimError, match="kernel packed runs on the CPU only; on cuda there are torch, bitmap, tcabme, spdp, teal, 2:4"):
+        replace(plan, device="cuda")
+    with pytest.raises(XmsimError, match="dtype float32: kernel spdp computes in bfloat16 or float16 on a GPU"):
+        replace(plan, device="cuda", kernels=("torch", "spdp"), dtype="float32")
+    with pytest.raises(XmsimError, match=r"kernel spdp: the CUDA kernels are not built; .* or run python -m xmsim"):
+        replace(plan, device="cuda", kernels=("torch", "spdp"))
+    with pytest.raises(XmsimError, match="attention native is the CPU's"):
+        replace(plan, device="cuda", kernels=("torch",), attention="native")
+
+
+def test_a_profile_adds_up_what_it_does_not_show():
+    rows = profile_rows([(f"kernel {n}", 1, 1000.0 * n) for n in range(1, 15)])
+    assert [row.operator for row in rows[:2]] == ["kernel 14", "kernel 13"] and len(rows) == 13
+    assert rows[-1].operator == "all others" and rows[-1].self_ms == 1 + 2 and rows[-1].calls == 2
+    assert sum(row.share for row in rows) == pytest.approx(1)
 
 
 def test_a_missing_kernel_is_an_error_unless_dense_is_allowed(plan, monkeypatch):

@@ -1,11 +1,10 @@
 """CUDA kernels under test: on the emulator, and where there is a GPU on it."""
 
-import fcntl
 import os
 
 import pytest
 
-from xmsim.reference.kernels.cuda import build, native
+from xmsim.reference.kernels.cuda import native
 
 
 def missing_gpu() -> str | None:
@@ -16,20 +15,6 @@ def missing_gpu() -> str | None:
     if native.cuda_library() is None:
         return "the CUDA kernels are not built"
     return None
-
-
-@pytest.fixture(scope="session")
-def emulator(tmp_path_factory, worker_id):
-    """The emulator's library, built once for all workers of a run."""
-    if build.find_cxx() is None:
-        pytest.skip("no C++ compiler builds the emulator")
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "cuda_emulator"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        found = next(folder.glob("*.so"), None)
-        return found or build.build_emulator(folder)
 
 
 @pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])

@@ -16,9 +16,9 @@ MOST_REGISTERS = {  # of a thread; a kernel that is new here needs a limit
     "total_rows": 40,
     "weigh_blocks": 40,
     "total_lists": 32,
-    "select_keys": 48,
+    "select_keys": 64,
     "prefill_tiles": 240,  # two blocks of 128 threads on a multiprocessor
-    "list_active": 32,
+    "list_active": 48,
     "sum_parts": 32,
     "dense_rows": 40,
     "teal_columns": 40,

@@ -76,3 +76,26 @@ def test_what_cannot_be_predicted_is_refused(device):
         ours.predict_with(9)
     with pytest.raises(ValueError, match="k_max: an empty cache has no largest key"):
         GpuKvCache(2, 64, device=device).predict_with(4)
+
+
+def test_a_tie_of_different_scores_is_reported(device):
+    """Two heads that exchange their scores of two keys: as probable, and only rounding says so."""
+    cache = GpuKvCache(1, 64, tokens=64, device=device)
+    keys = torch.zeros(1, 64, 64)
+    keys[0, :, :2] = -5.0  # a background that is not kept
+    keys[0, 7, 0], keys[0, 7, 1] = 7.0, 6.0
+    keys[0, 9, 0], keys[0, 9, 1] = 6.0, 7.0
+    cache.append(keys.bfloat16().to(device), keys.bfloat16().to(device))
+    cache.predict_with(4, k_max=7.0)
+    q = torch.zeros(2, 64)
+    q[0, 0], q[1, 1] = 1.0, 1.0
+    limits = {"group": 1, "kept_high": 1, "kept_low": 1, "threshold_high": 0.0, "threshold_low": 0.0, "q_max": 7.0}
+    found = predicted_xm_words(q.bfloat16().to(device), cache, lists="group_sum", **limits)
+    assert found.doubtful.tolist() == [1] and int(found.words[0, 0]) in (1 << 7, 1 << 9)
+    same = keys.clone()
+    same[0, 9] = same[0, 7]  # the same scores: the lowest key, for certain
+    certain = GpuKvCache(1, 64, tokens=64, device=device)
+    certain.append(same.bfloat16().to(device), same.bfloat16().to(device))
+    certain.predict_with(4, k_max=7.0)
+    found = predicted_xm_words(q.bfloat16().to(device), certain, lists="group_sum", **limits)
+    assert found.doubtful.tolist() == [0] and int(found.words[0, 0]) == 1 << 7

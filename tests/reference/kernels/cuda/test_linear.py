@@ -71,8 +71,9 @@ def test_inactive_inputs_count_as_zero(device, either_order, shape, tokens, dtyp
         assert_close(teal, expected(kept, weight, bias), DTYPES[dtype])
 
 
-def test_active_inputs_are_listed_in_their_order(device, either_order):
-    x = torch.randn(2, 2504, generator=torch.Generator().manual_seed(3)).bfloat16()
+@pytest.mark.parametrize("inputs", [8, 2504, 20488])  # the last takes more than one step
+def test_active_inputs_are_listed_in_their_order(device, either_order, inputs):
+    x = torch.randn(2, inputs, generator=torch.Generator().manual_seed(3)).bfloat16()
     found = linear.active_inputs(x.to(device), 0.5)
     for token, row in enumerate(x.float()):
         (wanted,) = torch.where(row.abs() > 0.5)
@@ -80,6 +81,15 @@ def test_active_inputs_are_listed_in_their_order(device, either_order):
         assert count == len(wanted)
         assert torch.equal(found.indices[token, :count].cpu(), wanted.int())
         assert torch.equal(found.values[token, :count].cpu(), row[wanted])
+
+
+def test_an_input_that_is_not_a_number_shows(device):
+    weight, x, _ = (part if part is None else part.to(device) for part in problem(64, 64, 2, torch.bfloat16, sparsity=0))
+    x[1, 5] = torch.nan
+    weight[:, 5] = 1
+    packed = weights.GpuColumnBitmap.from_dense(weight)
+    for y in (linear.spdp_linear(x, packed, threshold=0.5), linear.teal_linear(x, weight.T.contiguous(), threshold=0.5)):
+        assert not y[0].isnan().any() and y[1].isnan().all()
 
 
 @pytest.mark.parametrize("name", SPARSE)
@@ -116,5 +126,7 @@ def test_what_the_kernels_cannot_read_is_refused(device):
         linear.tca_bme_linear(x.new_zeros(17, 64), weights.GpuTcaBme.of(TcaBme.from_dense(weight.cpu()), device))
     with pytest.raises(ValueError, match="threshold: nan must be a number of at least 0"):
         linear.teal_linear(x, weight, threshold=float("nan"))
+    with pytest.raises(ValueError, match="x: 60 inputs; a multiple of 8 is needed"):
+        linear.active_inputs(x.new_zeros(2, 60), 0.5)
     with pytest.raises(ValueError, match="weights: float32 is not multiplied on the GPU; pack them as bfloat16"):
         weights.GpuTcaBme.of(TcaBme.from_dense(torch.zeros(64, 64)), device)

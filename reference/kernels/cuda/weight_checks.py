@@ -1,0 +1,88 @@
+"""Whether packed weights fit together: a kernel follows their bits and offsets, and ones that do not would lead it out of the memory."""
+
+from __future__ import annotations
+
+import torch
+
+from xmsim.reference.kernels.cuda.native import check_tensor
+from xmsim.reference.kernels.cuda.weights import ELEMENTS, GROUP, GpuColumnBitmap, GpuMacko, GpuTcaBme, weight_groups
+
+_STRIPES = 4
+_PADDING = 8
+_CHUNK = 1 << 16  # words whose bits are counted together
+
+
+def check_tca_bme(weights: GpuTcaBme) -> None:
+    """Refuse parts that do not fit; waits for the GPU.
+
+    Raises:
+        ValueError: naming the part.
+    """
+    counts = _check_groups(weights)
+    groups = len(weights.group_offsets) - 1
+    _check_part("stripe_offsets", weights.stripe_offsets, torch.int32, groups * _STRIPES)
+    stripes = counts.view(groups, _STRIPES, -1).sum(2)
+    _check_starts("stripe_offsets", weights.stripe_offsets.view(groups, _STRIPES), stripes)
+    most = max(int(torch.diff(weights.group_offsets).max()), _PADDING)
+    if weights.most_values != most:
+        raise ValueError(f"most_values: {weights.most_values} where the largest GroupTile has {most}; pack these weights again")
+
+
+def check_column_bitmap(weights: GpuColumnBitmap) -> None:
+    """As check_tca_bme."""
+    counts = _check_groups(weights)
+    _check_part("column_offsets", weights.column_offsets, torch.int16, len(counts))
+    _check_starts("column_offsets", weights.column_offsets.view(-1, GROUP), counts.view(-1, GROUP))
+
+
+def check_macko(weights: GpuMacko) -> None:
+    """As check_tca_bme."""
+    rows, columns = _check_shape(weights.shape)
+    check_tensor("values", weights.values, dtypes=ELEMENTS, axes=1)
+    _check_part("deltas", weights.deltas, torch.int32, len(weights.values) // _PADDING)
+    _check_part("row_indices", weights.row_indices, torch.int32, rows + 1)
+    starts = weights.row_indices.long()
+    if len(weights.values) % _PADDING or int(starts[0]) or int(torch.diff(starts).min()) < 0 or int(starts[-1]) > len(weights.values):
+        raise ValueError("row_indices: they do not lead through the values; these weights are damaged, pack them again")
+    steps = (weights.deltas.long()[:, None] >> torch.arange(0, 32, 4, device=starts.device) & 15).flatten() + 1
+    reached = torch.cat([starts.new_zeros(1), steps.cumsum(0)])[starts]
+    if int(torch.diff(reached).max()) > columns:
+        raise ValueError(f"deltas: they lead beyond the {columns} inputs; these weights are damaged, pack them again")
+
+
+def _check_groups(weights: GpuTcaBme | GpuColumnBitmap) -> torch.Tensor:
+    """What both bitmap formats have in common; the bits of each word."""
+    rows, columns = _check_shape(weights.shape)
+    groups = weight_groups(rows) * weight_groups(columns)
+    check_tensor("values", weights.values, dtypes=ELEMENTS, axes=1)
+    _check_part("bitmap", weights.bitmap, torch.int64, groups * GROUP)
+    _check_part("group_offsets", weights.group_offsets, torch.int32, groups + 1)
+    counts = _bit_counts(weights.bitmap)
+    filled = -(-counts.view(groups, GROUP).sum(1) // _PADDING) * _PADDING
+    starts = weights.group_offsets.long()
+    if int(starts[0]) or not torch.equal(torch.diff(starts), filled) or int(starts[-1]) > len(weights.values):
+        raise ValueError("group_offsets: they do not fit the bits of the bitmap; these weights are damaged, pack them again")
+    return counts
+
+
+def _bit_counts(words: torch.Tensor) -> torch.Tensor:
+    """Set bits of int64 words; int64."""
+    places = torch.arange(64, device=words.device)
+    return torch.cat([(part[:, None] >> places & 1).sum(1) for part in words.split(_CHUNK)])
+
+
+def _check_starts(name: str, starts: torch.Tensor, counts: torch.Tensor) -> None:
+    if not torch.equal(starts.long(), counts.cumsum(1) - counts):
+        raise ValueError(f"{name}: they do not fit the bits of the bitmap; these weights are damaged, pack them again")
+
+
+def _check_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    if len(shape) != 2 or min(shape) < 1:
+        raise ValueError(f"shape: {list(shape)} is not [out_features, in_features], each at least 1")
+    return shape
+
+
+def _check_part(name: str, part: torch.Tensor, dtype: torch.dtype, length: int) -> None:
+    check_tensor(name, part, dtypes=(dtype,), axes=1)
+    if len(part) != length:
+        raise ValueError(f"{name}: {len(part)} entries where {length} belong; these weights are damaged, pack them again")

@@ -1,0 +1,62 @@
+"""The page of the CUDA kernels: its predictions are those of the script, whose instruction counts are those of the compiled loops."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from xmsim.reference.kernels.cuda import build
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def predictions(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import make_cuda_predictions
+
+    yield make_cuda_predictions
+    for name in ("make_cuda_predictions", "cuda_loops"):
+        sys.modules.pop(name, None)
+
+
+def test_the_table_of_predictions_is_that_of_the_script(predictions):
+    assert predictions.table() in (ROOT / "docs" / "kernels" / "cuda.md").read_text(encoding="utf-8")
+
+
+def test_a_prediction_is_no_faster_than_any_of_its_parts(predictions):
+    for row in predictions.predictions():
+        assert row.seconds >= max(row.memory, row.issue, row.other, row.extra) > 0
+
+
+def test_the_counted_loops_are_those_that_nvcc_makes(predictions):
+    import cuda_loops
+
+    nvcc = build.find_nvcc()
+    if nvcc is None:
+        pytest.skip("no nvcc")
+    found = {source: cuda_loops.compiled_loops(nvcc, build.SOURCES / source) for source in {loop.source for loop in predictions.LOOPS}}
+    for loop in predictions.LOOPS:
+        (lengths,) = [lengths for kernel, lengths in found[loop.source].items() if loop.kernel in kernel]
+        assert any(length == pytest.approx(loop.instructions, rel=0.15) for length in lengths), (loop, lengths)
+
+
+def test_a_backward_branch_is_read_from_its_instruction():
+    import struct
+
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import cuda_loops
+    finally:
+        sys.path.remove(str(ROOT / "docs"))
+    distance = -5 * 16 // 4  # to four instructions before the branch, in units of 4 bytes
+    word = 0x947 | (distance & 0xFF) << 16 | ((distance >> 8) & (1 << 48) - 1) << 34
+    itself = 0x947 | (-4 & 0xFF) << 16 | ((1 << 48) - 1) << 34
+    code = bytes(16 * 4) + word.to_bytes(16, "little") + itself.to_bytes(16, "little")
+    names = b"\0.text.kernel\0"
+    header = bytearray(64)
+    struct.pack_into("<Q", header, 0x28, 64 + len(code) + len(names))
+    struct.pack_into("<HH", header, 0x3C, 2, 1)
+    sections = [(1, 1, 0, 0, 64, len(code), 0, 0, 0, 0), (0, 3, 0, 0, 64 + len(code), len(names), 0, 0, 0, 0)]
+    cubin = bytes(header) + code + names + b"".join(struct.pack("<IIQQQQIIQQ", *section) for section in sections)
+    assert cuda_loops.loops_of(cubin) == {"kernel": [5]}
