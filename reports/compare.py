@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xmsim.configs.files import write_text, write_whole
 from xmsim.reports.bench import benches
+from xmsim.reports.collection import Collection, collect
 from xmsim.reports.difference.difference import difference_between
 from xmsim.reports.figures.cycle_account import cycle_account
 from xmsim.reports.figures.density_map import density_map
 from xmsim.reports.figures.figure import Figure
+from xmsim.reports.figures.kernel_speedups import kernel_speedups
 from xmsim.reports.figures.layer_latency import layer_latency
+from xmsim.reports.figures.published_beside_ours import published_beside_ours
 from xmsim.reports.figures.roofline import roofline
 from xmsim.reports.figures.simulated_against_measured import simulated_against_measured
 from xmsim.reports.figures.speedup_measured import speedup_measured
-from xmsim.reports.figures.speedup_simulated import speedup_simulated
+from xmsim.reports.figures.speedup_simulated import speedup_at_equal_accuracy, speedup_simulated
 from xmsim.reports.figures.waterfall import waterfall
-from xmsim.reports.load import Comparison, load
-from xmsim.reports.long_table import long_table
+from xmsim.reports.load import Comparison
+from xmsim.reports.long_table import collection_table
 from xmsim.reports.markdown import markdown_report
-from xmsim.reports.page import page
-from xmsim.reports.summary import summary
+from xmsim.reports.page import Contents, Part, page
+from xmsim.reports.summary import collection_summary, kernel_sentences
 from xmsim.reports.totals import machine_totals
+from xmsim.reports.verdict import verdict
 from xmsim.reports.views import view_groups
 
 
@@ -33,7 +37,8 @@ class CompareOutcome:
 
     report: Path
     files: tuple[Path, ...]  # the report first
-    summary: tuple[str, ...]  # sentences
+    headlines: tuple[str, ...]  # the work, the verdict, and what was measured, in few sentences
+    summary: tuple[str, ...]  # every machine and kernel
 
 
 def compare(files: Sequence[Path], out: Path) -> CompareOutcome:
@@ -42,28 +47,40 @@ def compare(files: Sequence[Path], out: Path) -> CompareOutcome:
     Raises:
         XmsimError: a file cannot be used, files do not belong together, or `out` cannot be written.
     """
-    comparison = load(files)
-    figures = draw(comparison)
-    lines = summary(comparison)
+    contents = contents_of(collect(files))
     report, plain, table = out / "report.html", out / "report.md", out / "report.csv"
-    write_text(table, long_table(comparison))
-    write_text(plain, markdown_report(comparison, figures, lines))
+    write_text(table, collection_table(contents.collection))
+    write_text(plain, markdown_report(contents))
     written = [plain, table]
-    for figure in figures:
+    for figure in contents.figures:
         image, data = out / f"{figure.name}.png", out / f"{figure.name}.csv"
         write_whole(image, figure.save_png)
         write_text(data, figure.csv())
         written += [image, data]
-    write_text(report, page(comparison, figures, lines))  # last: a report that is there is complete
-    return CompareOutcome(report, (report, *written), lines)
+    write_text(report, page(contents))  # last: a report that is there is complete
+    headlines = (contents.summary[0], *(answer.sentence for answer in contents.answers), *kernel_sentences(contents.collection))
+    return CompareOutcome(report, (report, *written), headlines, contents.summary)
+
+
+def contents_of(collection: Collection) -> Contents:
+    """What the page and the text are made of."""
+    parts = [Part(comparison, _renamed(draw(comparison), place)) for place, comparison in enumerate(collection.parts)]
+    besides = [kernel_speedups(collection.kernels), published_beside_ours(collection)]
+    drawn = {figure.name: figure for figure in besides if figure}
+    return Contents(collection, tuple(parts), drawn, verdict(collection), collection_summary(collection))
+
+
+def _renamed(figures: Sequence[Figure], place: int) -> dict[str, Figure]:
+    """By the name that the figure has in every part; those of the second part end in _2."""
+    return {figure.name: replace(figure, name=f"{figure.name}_{place + 1}") if place else figure for figure in figures}
 
 
 def draw(comparison: Comparison) -> tuple[Figure, ...]:
-    """The figures for which there is data."""
+    """The figures of a part for which there is data."""
     figures: list[Figure | None] = [layer_latency(comparison)]
     if comparison.simulated:
         figures += [speedup_simulated(comparison), density_map(comparison), cycle_account(comparison), roofline(comparison)]
-        figures.append(_waterfall(comparison))
+        figures += [_waterfall(comparison), speedup_at_equal_accuracy(comparison)]
     attention = [bench for bench in benches(comparison) if bench.dense or bench.sparse]
     if attention:
         figures.append(speedup_measured(comparison))

@@ -18,10 +18,11 @@ from xmsim.configs.costs import Costs
 from xmsim.configs.densities import Densities
 from xmsim.configs.errors import RecordError, XmsimError
 from xmsim.configs.record import read_record, record_kind
+from xmsim.reports.benchmark_file import in_order
 from xmsim.reports.words import counted, listed
 from xmsim.sim.result import DECODE, PREFILL, RESULT_VERSION, LayerRun, SimResult, SimulationRecord, read_result
 from xmsim.workloads.evaluation import EVALUATION_VERSION, EvaluationRecord, method_label, read_evaluation
-from xmsim.workloads.measurement import MEASUREMENT_VERSION, MeasuredRun, MeasurementRecord, Timing, read_measurement
+from xmsim.workloads.measurement import MEASUREMENT_VERSION, MeasuredRun, MeasurementRecord, read_measurement
 
 NATIVE_VIEW = "native"
 
@@ -57,6 +58,7 @@ class Simulated:
     record: SimulationRecord
     label: str  # the machine's name, with the file's where two files of a view share it
     complete: bool = True  # no run of the file is left out, so that its energy is that of its runs
+    number: int = 0  # of the file among those of simulations, so that parts of the page can be told apart
 
     @property
     def method(self) -> str:
@@ -90,8 +92,8 @@ class Measured:
 
     @property
     def phase(self) -> str:
-        """Measurements are of whole windows."""
-        return PREFILL
+        """One query at a time is a decode."""
+        return DECODE if all(run.query_tokens == 1 < run.key_tokens for run in self.record.runs) else PREFILL
 
     @property
     def extent(self) -> str:
@@ -143,21 +145,36 @@ def load(files: Sequence[Path]) -> Comparison:
     simulated: list[Simulated] = []
     measured: list[Measured] = []
     evaluated: list[Evaluated] = []
-    for path in {os.path.realpath(path): path for path in files}.values():  # resolve() fails on a link to itself
+    for path in different(files):
         kind = record_kind(path)
         if kind == "result":
-            simulated.append(_read_simulated(path))
+            simulated.append(replace(read_simulated(path), number=len(simulated)))
         elif kind == "measurement":
-            measured.append(_read_measured(path))
+            measured.append(read_measured(path))
         elif kind == "evaluation":
-            evaluated.append(Evaluated(path, _software(path, kind, EVALUATION_VERSION), read_evaluation(path)))
+            evaluated.append(read_evaluated(path))
         else:
-            raise RecordError(f"{path}: this is a {kind} file; compare reads what simulate, measure and evaluate write")
+            raise RecordError(f"{path}: this is a {kind} file, which is not of a trace; name what simulate, measure and evaluate write")
     if not simulated and not measured:
-        raise XmsimError("compare: no file to compare was given; name those that simulate and measure wrote")
+        raise XmsimError("no file of a trace was given; name those that simulate and measure wrote")
     sources: list[Simulated | Measured] = [*simulated, *measured]
-    _refuse_different_traces(sources)
+    refuse_different_traces(sources)
     _refuse_different_extents(sources)
+    return comparison_of(simulated, measured, evaluated)
+
+
+def different(files: Sequence[Path]) -> list[Path]:
+    """The files, each once."""
+    return list({os.path.realpath(path): path for path in files}.values())  # resolve() fails on a link to itself
+
+
+def comparison_of(simulated: Sequence[Simulated], measured: Sequence[Measured], evaluated: Sequence[Evaluated]) -> Comparison:
+    """Results and measurements of one trace and extent, at least one; evaluations of other models are left out.
+
+    Raises:
+        RecordError: files that have no work in common, or the same work in two shapes.
+    """
+    sources: list[Simulated | Measured] = [*simulated, *measured]
     work = _shared_work(sources)
     trace = sources[0].record.trace
     foreign = [one for one in evaluated if one.record.model.get("name") != trace.get("model")]
@@ -177,7 +194,12 @@ def load(files: Sequence[Path]) -> Comparison:
     )
 
 
-def _read_simulated(path: Path) -> Simulated:
+def read_simulated(path: Path) -> Simulated:
+    """Read a result file.
+
+    Raises:
+        RecordError: the file cannot be used, or its numbers are not what a simulation gives.
+    """
     record = read_result(path)
     machine = record.machine
     if not record.runs or not all(
@@ -204,11 +226,25 @@ def _read_simulated(path: Path) -> Simulated:
     return Simulated(path, _software(path, "result", RESULT_VERSION), record, label=machine.name)
 
 
-def _read_measured(path: Path) -> Measured:
+def read_measured(path: Path) -> Measured:
+    """Read a measurement file.
+
+    Raises:
+        RecordError: the file cannot be used.
+    """
     record = read_measurement(path)
-    if not record.runs or not all(_in_order(run.timing) for run in record.runs):
+    if not record.runs or not all(in_order(run.timing) for run in record.runs):
         raise RecordError(f"{path}: the measurement has no runs, or one whose median is not between its quartiles; measure again")
     return Measured(path, _software(path, "measurement", MEASUREMENT_VERSION), record)
+
+
+def read_evaluated(path: Path) -> Evaluated:
+    """Read an evaluation file.
+
+    Raises:
+        RecordError: the file cannot be used.
+    """
+    return Evaluated(path, _software(path, "evaluation", EVALUATION_VERSION), read_evaluation(path))
 
 
 def _software(path: Path, kind: str, newest: int) -> str:
@@ -247,11 +283,8 @@ def _are_shares(densities: Densities) -> bool:
     return all(0 <= share <= 1 for share in (densities.density, densities.full_density, densities.kv_density))
 
 
-def _in_order(timing: Timing) -> bool:
-    return timing.n > 0 and 0 < timing.first_quartile_ms <= timing.median_ms <= timing.third_quartile_ms
-
-
-def _refuse_different_traces(sources: Sequence[Simulated | Measured]) -> None:
+def refuse_different_traces(sources: Sequence[Simulated | Measured]) -> None:
+    """Raises RecordError if two sources were made from different traces; both are named."""
     hashes = [_trace_hash(source) for source in sources]
     for source, sha256 in zip(sources, hashes, strict=True):
         if sha256 != hashes[0]:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 from xmsim.configs.costs import Quantity
 from xmsim.reports.bench import benches
+from xmsim.reports.collection import Collection
 from xmsim.reports.estimates import area_of, basis, energy_of
-from xmsim.reports.load import Comparison, Simulated
-from xmsim.sim.result import Densities, SimResult
+from xmsim.reports.load import Comparison, Measured, Simulated
+from xmsim.reports.measured_work import MeasuredKernel
+from xmsim.reports.published import CLAIMS
+from xmsim.reports.rank_stability import rankings
+from xmsim.reports.views import ViewGroup, view_groups
+from xmsim.sim.result import PREFILL, Densities, SimResult
 
 COLUMNS = (
     *("source", "machine", "method", "view", "operation", "layer", "window", "keys", "head", "metric", "value", "unit"),
@@ -23,24 +29,80 @@ Number = tuple[str, float, str]  # (metric, value, unit)
 def long_table(comparison: Comparison) -> str:
     """CSV text: simulated rows by machine, layer, window and head; measured rows by host, layer and window.
 
-    Area, energy and power are estimated rows of a whole machine and of each of its units; a published area is a row of its own.
+    Area, energy and power are estimated rows of a whole machine, of each of its units and of each term; a published area is a row of its
+    own.
 
     `head` is empty where a number belongs to the whole layer; every measured number does. `keys` tells decoded tokens apart. Where heads
     were sampled, the numbers are those of the heads that were simulated, but for the "estimated total" of the layer.
     """
+    return _text(_part_rows(comparison))
+
+
+def collection_table(collection: Collection) -> str:
+    """The same of every part, then measured work besides the trace's attention, and published speedups; `operation` says of which."""
+    rows = [row for part in collection.parts for row in _part_rows(part)]
+    return _text([*rows, *(row for kernel in collection.kernels for row in _kernel_rows(kernel)), *_published_rows()])
+
+
+def _text(rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for one in comparison.simulated:
-        writer.writerows((*row, "", "", "") for row in _simulated_rows(one))
-        writer.writerows(_estimated_rows(one))
-    writer.writerows((*row, "", "", "") for row in _measured_rows(comparison))
+    writer.writerows(rows)
     return text.getvalue()
+
+
+def _part_rows(comparison: Comparison) -> Iterator[tuple[object, ...]]:
+    for one in comparison.simulated:
+        yield from ((*row, "", "", "") for row in _simulated_rows(one))
+        yield from _estimated_rows(one)
+    for group in view_groups(comparison):
+        yield from _ranking_rows(group)
+    yield from ((*row, "", "", "") for row in _measured_rows(comparison))
+
+
+def _operation(one: Simulated | Measured) -> str:
+    """`attention`, or which other extent of it."""
+    extent = one.extent.replace(" without its projections", "")
+    return "attention" if extent == f"{PREFILL} of attention" else extent
+
+
+def _ranking_rows(group: ViewGroup) -> Iterator[tuple[object, ...]]:
+    """The probability that a machine is better than another."""
+    operation = _operation(group.members[0])
+    for ranking in rankings(group):
+        members = {one.label: one for one in group.members}
+        for own, chances in zip(ranking.machines, ranking.probabilities, strict=True):
+            one = members[own]
+            for other, chance in zip(ranking.machines, chances, strict=True):
+                if other != own:
+                    metric = f"better than {other} by {ranking.criterion}"
+                    place = ("estimated", own, one.method, one.record.view, operation, "", "", "", "")
+                    yield *place, metric, chance, "probability", "", "", "draws of the tables' rows"
+
+
+def _kernel_rows(kernel: MeasuredKernel) -> Iterator[tuple[object, ...]]:
+    work, timing = kernel.work, kernel.timing
+    place = ("measured", work.host, kernel.kernel, work.file, f"{work.kind}: {work.what}; {work.conditions}", "", "", "", "")
+    yield *place, "latency, median", timing.median_ms, "ms", timing.first_quartile_ms, timing.third_quartile_ms, "quartiles"
+    yield *place, "repetitions", timing.n, "runs", "", "", ""
+    for base, ratio in (("torch", kernel.over_torch), ("our dense kernel", kernel.over_dense)):
+        if ratio:
+            limits = (ratio.first_quartile, ratio.third_quartile) if ratio.first_quartile is not None else ("", "")
+            basis_words = "pairs of runs, quartiles" if ratio.first_quartile is not None else "medians"
+            yield *place, f"speedup over {base}", ratio.median, "×", *limits, basis_words
+
+
+def _published_rows() -> Iterator[tuple[object, ...]]:
+    for claim in CLAIMS:
+        metric = f"published speedup, {'at best' if claim.up_to else 'as stated'}"
+        place = ("published", claim.subject, "", claim.conditions, claim.quantity, "", "", "", "")
+        yield *place, metric, claim.value, "×", "", "", claim.source
 
 
 def _simulated_rows(one: Simulated) -> Iterator[tuple[object, ...]]:
     record = one.record
-    name = ("simulated", one.label, one.method, record.view, "attention")
+    name = ("simulated", one.label, one.method, record.view, _operation(one))
     for run in record.runs:
         place = (*name, run.layer, run.window, run.key_tokens)
         for number in _layer_numbers(run.result, record.milliseconds(run.result.cycles)):
@@ -69,7 +131,7 @@ def _simulated_rows(one: Simulated) -> Iterator[tuple[object, ...]]:
 
 def _estimated_rows(one: Simulated) -> Iterator[tuple[object, ...]]:
     """Of the whole machine on all layers and windows."""
-    place = (one.label, one.method, one.record.view, "attention", "", "", "", "")
+    place = (one.label, one.method, one.record.view, _operation(one), "", "", "", "")
     if area := area_of(one):
         yield from _quantity_rows(place, "area", area, "mm2", one)
     if energy := energy_of(one):
@@ -87,6 +149,16 @@ def _quantity_rows(place: tuple[object, ...], name: str, quantity: Quantity, uni
     yield "estimated", *place, name, quantity.total.nominal, unit, quantity.total.low, quantity.total.high, tables
     for part, value in quantity.by_unit.items():
         yield "estimated", *place, f"{name}: {part}", value.nominal, unit, value.low, value.high, tables
+    seen: Counter[tuple[str, str]] = Counter()
+    for term in quantity.terms:
+        seen[term.unit, term.part] += 1
+        again = f" ({seen[term.unit, term.part]})" if seen[term.unit, term.part] > 1 else ""
+        made_of = "; ".join(
+            f"{factor.name} {factor.value.nominal:g} ({factor.value.low:g} to {factor.value.high:g}) {factor.unit} [{factor.source}]"
+            for factor in term.factors
+        )
+        metric = f"{name}: {term.unit}: {term.part}{again}"
+        yield "estimated", *place, metric, term.nominal, unit, "", "", f"{term.count:g} × {made_of}"
 
 
 def _layer_numbers(result: SimResult, latency_ms: float) -> Iterator[Number]:
@@ -124,6 +196,7 @@ def _by_channel(traffic: dict[str, dict[str, int]]) -> list[Number]:
 
 
 def _measured_rows(comparison: Comparison) -> Iterator[tuple[object, ...]]:
+    decodes = comparison.decoded_tokens > 0
     for bench in benches(comparison):
         machine = bench.title.removeprefix("measured on ")
         for series in bench.series:
@@ -141,6 +214,6 @@ def _measured_rows(comparison: Comparison) -> Iterator[tuple[object, ...]]:
                     numbers.append(("max error", run.max_error, ""))
                 if run.allowed_error is not None:
                     numbers.append(("allowed error", run.allowed_error, ""))
-                operation = f"{series.operation}, {series.means}"
+                operation = f"{series.operation}, {series.means}{', decode' if decodes else ''}"
                 for number in numbers:
                     yield "measured", machine, series.method, "", operation, run.layer, run.window, run.key_tokens, "", *number

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import replace
 
-from xmsim.reports.figures.figure import Figure
+from xmsim.reports.collection import Collection
+from xmsim.reports.equal_accuracy import accuracy_groups
 from xmsim.reports.load import Comparison
+from xmsim.reports.measured_tables import claims_table, kernel_tables, linear_table, own_values_table
+from xmsim.reports.page import Contents
 from xmsim.reports.rank_stability import rankings
+from xmsim.reports.summary import extent_of
 from xmsim.reports.table import Number, Table, cell_text
 from xmsim.reports.tables import (
+    accuracy_table,
     costs_table,
     files_table,
     kernels_table,
@@ -23,21 +29,41 @@ from xmsim.reports.views import view_groups
 from xmsim.reports.words import capitalised
 
 
-def markdown_report(comparison: Comparison, figures: Sequence[Figure], summary: Sequence[str]) -> str:
+def markdown_report(contents: Contents) -> str:
     """The whole report; figures are links to the PNG files beside it."""
-    parts = [f"# xmsim report: {escaped(str(comparison.trace.get('model', 'unnamed model')))}", escaped(summary[0])]
-    parts.append("\n".join(f"- {escaped(line)}" for line in (*summary[1:], *comparison.left_out)))
-    parts.append("Simulated numbers are cycles of a model over its clock, and estimates from tables; measured numbers are wall clock.")
-    parts += [f"## {escaped(capitalised(content.title))}\n\n{markdown_table(content)}" for content in _tables(comparison)]
-    for figure in figures:
+    collection, lines = contents.collection, contents.summary
+    left_out = (*dict.fromkeys(sentence for part in collection.parts for sentence in part.left_out), *collection.left_out)
+    parts = [f"# xmsim report: {escaped(collection.subject)}", escaped(lines[0])]
+    parts += [f"**{escaped(one.question)}?** {escaped(one.answer)}" for one in contents.answers]
+    parts.append("\n".join(f"- {escaped(line)}" for line in (*lines[1:], *left_out)))
+    parts.append(
+        "Simulated numbers are cycles of a model over its clock, and estimates from tables; measured numbers are wall clock; published "
+        "ones are what papers say."
+    )
+    parts += [f"## {escaped(capitalised(content.title))}\n\n{markdown_table(content)}" for content in _tables(collection)]
+    for figure in contents.figures:
         notes = "\n".join(f"- {escaped(note)}" for note in figure.notes)
         parts.append(f"## {escaped(figure.title)}\n\n![{escaped(figure.title)}]({figure.name}.png)\n\n{escaped(figure.claim)}\n\n{notes}")
     return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
 
-def _tables(comparison: Comparison) -> Iterable[Table]:
+def _tables(collection: Collection) -> Iterable[Table]:
+    for place, part in enumerate(collection.parts):
+        for content in _tables_of(part):
+            yield replace(content, title=f"{extent_of(part)}: {content.title}") if place else content
+    yield from kernel_tables(collection)
+    if found := linear_table(collection):
+        yield found
+    yield claims_table(collection)
+    if ours := own_values_table(collection):
+        yield ours
+    yield files_table(collection)
+
+
+def _tables_of(comparison: Comparison) -> Iterable[Table]:
     if comparison.simulated:
         yield machines_table(comparison)
+        yield from (accuracy_table(found) for found in accuracy_groups(comparison))
         yield costs_table(comparison)
         for group in view_groups(comparison):
             yield from view_tables(group, comparison)
@@ -47,7 +73,6 @@ def _tables(comparison: Comparison) -> Iterable[Table]:
         yield from (layers_table(one) for one in comparison.simulated)
     if comparison.measured:
         yield kernels_table(comparison)
-    yield files_table(comparison)
 
 
 def markdown_table(content: Table) -> str:

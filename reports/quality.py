@@ -32,14 +32,24 @@ class Quality:
 
 def quality_of(one: Simulated, comparison: Comparison) -> Quality | None:
     """The evaluation of exactly the method that the machine ran, at the length nearest to that of the trace; None: not given."""
-    keys = max(shape.key_tokens for shape in comparison.work.values())
+    return min(qualities_of(one, comparison), key=lambda quality: _far(quality, comparison), default=None)
+
+
+def qualities_of(one: Simulated, comparison: Comparison) -> tuple[Quality, ...]:
+    """Every evaluation of exactly the method that the machine ran, with dense linear layers, at the length nearest to the trace's."""
     found = [
         Quality(run, evaluated.record.text.name, evaluated.path.name)
         for evaluated in comparison.evaluated
         for run in evaluated.record.runs
-        if _parameters(run.method) == _parameters(one.record.method)
+        if run.activations is None and _parameters(run.method) == _parameters(one.record.method)
     ]
-    return min(found, key=lambda quality: abs(quality.run.length_tokens - keys), default=None)
+    nearest = min((_far(quality, comparison) for quality in found), default=0)
+    return tuple(quality for quality in found if _far(quality, comparison) == nearest)
+
+
+def _far(quality: Quality, comparison: Comparison) -> int:
+    """From the length of the evaluation to that of the trace, in tokens."""
+    return abs(quality.run.length_tokens - max(shape.key_tokens for shape in comparison.work.values()))
 
 
 def quality_notes(comparison: Comparison) -> tuple[str, ...]:

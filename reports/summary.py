@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from xmsim.reports.bench import DENSE, SPARSE, Bench, Series, TotalTime, benches
+from xmsim.reports.collection import Collection
 from xmsim.reports.comparison_views import ENERGY, PAPERS, RAW, comparison_views, energy_ratios
 from xmsim.reports.estimates import PERCENTILES, area_of, bar_words, energy_of
 from xmsim.reports.load import Comparison, Simulated
+from xmsim.reports.measured_tables import speedup_words
+from xmsim.reports.measured_work import GENERATION, MeasuredKernel, Work, works
 from xmsim.reports.prediction_cost import prediction_cost
 from xmsim.reports.quality import quality_of
 from xmsim.reports.rank_stability import rank_sentences
 from xmsim.reports.totals import machine_totals, sampled_time
 from xmsim.reports.views import ViewGroup, view_groups
-from xmsim.reports.words import counted, factor, listed, milliseconds, percent, significant, spaced
+from xmsim.reports.words import capitalised, counted, factor, listed, milliseconds, percent, significant, spaced
 from xmsim.sim.result import DECODE
 
 
@@ -28,6 +31,56 @@ def summary(comparison: Comparison) -> tuple[str, ...]:
         *(_machine_sentence(one, comparison) for one in comparison.simulated),
         *(_kernel_sentence(bench, series) for bench in found for series in bench.series if series.operation in (DENSE, SPARSE)),
     )
+
+
+def collection_summary(collection: Collection) -> tuple[str, ...]:
+    """The work of all files, and everything that is in the first part and the others, in sentences."""
+    parts = collection.parts
+    rest = [sentence for part in parts for sentence in summary(part)[1:]]
+    if len(parts) > 1:
+        rest = []
+        for part in parts:
+            rest += [work_sentence(part), *summary(part)[1:]]
+    return (_all_work(collection), *rest, *kernel_sentences(collection, attention=False))
+
+
+def kernel_sentences(collection: Collection, *, attention: bool = True) -> tuple[str, ...]:
+    """What was measured: with `attention` the CPU's on the trace, then the best of each kind of other work."""
+    lines = []
+    for part in collection.parts if attention else ():
+        for bench in benches(part):
+            lines += [
+                _kernel_sentence(bench, series) for series in bench.series if bench.device == "cpu" and series.operation in (DENSE, SPARSE)
+            ]
+    for work, rows in works(collection.kernels).items():
+        sparse = [row for row in rows if not row.dense and (row.over_dense or row.over_torch)]
+        if sparse and work.kind == GENERATION:
+            lines += [_generation_sentence(work, row) for row in sparse]
+    return tuple(lines)
+
+
+def _generation_sentence(work: Work, row: MeasuredKernel) -> str:
+    ratios = [f"{speedup_words(ratio)} over {name}" for name, ratio in (("our dense", row.over_dense), ("torch", row.over_torch)) if ratio]
+    timing = row.timing
+    quartiles = f"quartiles {significant(timing.first_quartile_ms)} to {significant(timing.third_quartile_ms)}, n = {timing.n}"
+    times = f"{milliseconds(timing.median_ms)} ({quartiles}), {listed(ratios)}"
+    return f"{capitalised(work.what)}, {row.kernel}: {times}, measured on {work.host}."
+
+
+def _all_work(collection: Collection) -> str:
+    """Of the first part, and what else there is."""
+    besides = [extent_of(part) for part in collection.parts[1:]]
+    besides += [counted(len(collection.generated), "measured model")] if collection.generated else []
+    besides += [counted(len(collection.benchmarks), "kernel benchmark")] if collection.benchmarks else []
+    if collection.main is None:
+        return f"{capitalised(listed(besides))}."
+    first = work_sentence(collection.main)
+    return f"{first[:-1]}; besides {listed(besides)}." if besides else first
+
+
+def extent_of(comparison: Comparison) -> str:
+    """`decode of attention`, `decode of attention with its projections`."""
+    return (comparison.simulated or comparison.measured)[0].extent.removesuffix(" without its projections")
 
 
 def work_sentence(comparison: Comparison) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 from xmsim.configs.costs import Bar, Costs, Quantity
 from xmsim.reports.bench import Bench, Series, benches
-from xmsim.reports.comparison_views import PAPERS, View, comparison_views, dense_gops, energy_ratios
+from xmsim.reports.collection import Collection
+from xmsim.reports.comparison_views import ENERGY, EQUAL_AREA, PAPERS, RAW, View, comparison_views, dense_gops, energy_ratios
+from xmsim.reports.equal_accuracy import AccuracyGroup
 from xmsim.reports.estimates import area_of, bar_words, energy_of, missing_energy
 from xmsim.reports.layer_bounds import LayerBound, layer_bounds
 from xmsim.reports.load import Comparison, Simulated
@@ -19,6 +21,7 @@ from xmsim.reports.views import ViewGroup
 from xmsim.reports.words import byte_count, factor, percent, significant, spaced
 
 NOT_KNOWN = "not known"
+NOT_EVALUATED = "no evaluation given"
 SIGNS = {"mm2": "mm²"}  # as people write units that records spell in ASCII
 
 
@@ -66,7 +69,7 @@ def _machine_row(one: Simulated, comparison: Comparison) -> list[Cell]:
 
 def _perplexity(one: Simulated, comparison: Comparison) -> Cell:
     quality = quality_of(one, comparison)
-    return Number(quality.run.perplexity, quality.words) if quality else "no evaluation given"
+    return Number(quality.run.perplexity, quality.words) if quality else NOT_EVALUATED
 
 
 def _time(totals: MachineTotals) -> str:
@@ -92,26 +95,26 @@ def costs_table(comparison: Comparison) -> Table:
         "estimated from",
         "published where",
     )
-    rows = [_costs_row(place, one) for place, one in enumerate(comparison.simulated)]
+    rows = [_costs_row(one) for one in comparison.simulated]
     return Table("simulated", "Estimated area, power and energy, nominal (5 to 95 %)", columns, rows)
 
 
-def _costs_row(place: int, one: Simulated) -> list[Cell]:
+def _costs_row(one: Simulated) -> list[Cell]:
     machine, area, energy = one.record.machine, area_of(one), energy_of(one)
     published: Cell = Number(machine.area_mm2, significant(machine.area_mm2)) if machine.area_mm2 else NOT_KNOWN
     energies: list[Cell] = ["not estimated"] * 4
     if energy:
         energies = [
-            _barred(energy.power, 1.0, derivation_id(place, "on-chip")),
-            _barred(energy.on_chip_energy.total, 1e-6, derivation_id(place, "on-chip")),
-            _barred(energy.dram_energy.total, 1e-6, derivation_id(place, "dram")),
-            _barred(energy.energy, 1e-6, derivation_id(place, "on-chip")),
+            _barred(energy.power, 1.0, derivation_id(one, "on-chip")),
+            _barred(energy.on_chip_energy.total, 1e-6, derivation_id(one, "on-chip")),
+            _barred(energy.dram_energy.total, 1e-6, derivation_id(one, "dram")),
+            _barred(energy.energy, 1e-6, derivation_id(one, "on-chip")),
         ]
     costs = one.record.costs
     return [
         one.label,
         one.record.view,
-        _barred(area.total, 1.0, derivation_id(place, "area")) if area else "not estimated",
+        _barred(area.total, 1.0, derivation_id(one, "area")) if area else "not estimated",
         *energies,
         published,
         f"tables at {costs.node_nm:g} nm" if costs and energy else missing_energy(one),
@@ -123,9 +126,9 @@ def _barred(value: Bar, scale: float, target: str = "") -> Number:
     return Number(scale * value.nominal, bar_words(value, scale), target)
 
 
-def derivation_id(place: int, what: str) -> str:
-    """The id of the part of the page that derives an estimate of the machine at this place."""
-    return f"derivation-{place}-{what}"
+def derivation_id(one: Simulated, what: str) -> str:
+    """The id of the part of the page that derives an estimate of a result."""
+    return f"derivation-{one.number}-{what}"
 
 
 def unit_rows(quantity: Quantity, unit: str, scale: float, sign: str) -> Table:
@@ -184,6 +187,46 @@ def _view_table(view: View, group: ViewGroup, comparison: Comparison) -> Table:
         row.append(Number(speedup.nominal, f"{bar_words(speedup)} ×") if speedup else view.missing.get(one.label, NOT_KNOWN))
         rows.append(row)
     return Table("simulated", f"{view.name}: {view.reference}", columns, rows)
+
+
+def accuracy_table(found: AccuracyGroup) -> Table:
+    """Cycles, energy and area at one target, with perplexity and density beside every speedup."""
+    columns = (
+        "machine",
+        "method",
+        "density",
+        "perplexity (over dense)",
+        "cycles",
+        "time, ms",
+        f"speedup over {found.group.baseline.label}",
+        "energy, µJ",
+        f"times less energy than {found.group.baseline.label}",
+        "area, mm²",
+        f"speedup at equal area over {found.group.baseline.label}",
+    )
+    views = {view.name: view.speedups for view in (*comparison_views(found.group), energy_ratios(found.group))}
+    rows = []
+    for one, quality in zip(found.group.members, found.qualities, strict=True):
+        totals, area, energy = machine_totals(one.record), area_of(one), energy_of(one)
+        row: list[Cell] = [
+            one.label,
+            one.method,
+            Number(totals.density, significant(totals.density)),
+            Number(quality.run.perplexity, quality.words) if quality else NOT_EVALUATED,
+            Number(totals.cycles, f"{totals.cycles:,}"),
+            Number(totals.time_ms, _time(totals)),
+            _view_cell(views[RAW].get(one.label)),
+            _barred(energy.energy, 1e-6, derivation_id(one, "on-chip")) if energy else missing_energy(one),
+            _view_cell(views[ENERGY].get(one.label)),
+            _barred(area.total, 1.0, derivation_id(one, "area")) if area else "not estimated",
+            _view_cell(views[EQUAL_AREA].get(one.label)),
+        ]
+        rows.append(row)
+    return Table("simulated", found.name, columns, rows)
+
+
+def _view_cell(speedup: Bar | None) -> Cell:
+    return Number(speedup.nominal, f"{bar_words(speedup)} ×") if speedup else NOT_KNOWN
 
 
 def ranking_table(ranking: Ranking) -> Table:
@@ -348,12 +391,21 @@ def _span(values: Iterable[float]) -> list[Cell]:
     return [Number(value, significant(value)) for value in (ordered[0], ordered[-1])]
 
 
-def files_table(comparison: Comparison) -> Table:
+def files_table(collection: Collection) -> Table:
     """What was read."""
-    rows: list[list[Cell]] = [
-        [one.path.name, "simulated", f"{one.label}, {one.record.view}, {one.record.engine} engine", one.software]
-        for one in comparison.simulated
+    rows: list[list[Cell]] = []
+    for part in collection.parts:
+        rows += [
+            [one.path.name, "simulated", f"{one.label}, {one.record.view}, {one.extent}, {one.record.engine} engine", one.software]
+            for one in part.simulated
+        ]
+        rows += [[one.path.name, "measured", f"{one.extent} on {one.record.host.cpu}", one.software] for one in part.measured]
+    rows += [[one.path.name, "evaluated", f"{one.record.text.name} on {one.record.host.cpu}", one.software] for one in collection.evaluated]
+    rows += [
+        [one.path.name, "measured", f"{one.record.model.get('name')}, generating on {one.record.host.cpu}", one.software]
+        for one in collection.generated
     ]
-    rows += [[one.path.name, "measured", one.record.host.cpu, one.software] for one in comparison.measured]
-    rows += [[one.path.name, "evaluated", f"{one.record.text.name} on {one.record.host.cpu}", one.software] for one in comparison.evaluated]
+    rows += [
+        [one.path.name, "measured", f"{len(one.rows)} timings of kernels on {one.host.cpu}", one.software] for one in collection.benchmarks
+    ]
     return Table("plain", "Files", ("file", "kind", "of", "written by xmsim"), rows)

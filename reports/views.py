@@ -28,13 +28,12 @@ def view_groups(comparison: Comparison) -> tuple[ViewGroup, ...]:
 
     The baseline is one machine for all groups that have it: the fastest of those that run the dense method, else the first of all.
     """
-    if not comparison.simulated:
+    base = baseline(comparison)
+    if base is None:
         return ()
     members: dict[tuple[str, str], list[Simulated]] = {}
     for one in comparison.simulated:
         members.setdefault(one.bar_group, []).append(one)
-    dense = [one for one in comparison.simulated if one.method == "dense"]
-    base = min(dense, key=lambda one: one.record.milliseconds(one.record.cycles), default=comparison.simulated[0])
     return tuple(
         ViewGroup(
             title=_title(group[0]),
@@ -43,6 +42,12 @@ def view_groups(comparison: Comparison) -> tuple[ViewGroup, ...]:
         )
         for group in members.values()
     )
+
+
+def baseline(comparison: Comparison) -> Simulated | None:
+    """The fastest machine that runs the dense method, else the first of all; None: nothing was simulated."""
+    dense = [one for one in comparison.simulated if one.method == "dense"]
+    return min(dense or comparison.simulated[:1], key=lambda one: one.record.milliseconds(one.record.cycles), default=None)
 
 
 def _title(one: Simulated) -> str:

@@ -89,13 +89,14 @@ def _claim(one: Simulated) -> str:
 
 
 def _draw(rows: tuple[CycleShare, ...]) -> Canvas:
-    panels = list(dict.fromkeys((row.machine, row.view) for row in rows))
-    sizes = [len({row.stage for row in rows if (row.machine, row.view) == panel}) for panel in panels]
-    heights = [0.45 + 0.27 * size for size in sizes]
+    panels: dict[tuple[str, str, str], list[CycleShare]] = {}
+    for row in rows:
+        panels.setdefault((row.machine, row.view, row.method), []).append(row)
+    heights = [0.5 + 0.27 * len({row.stage for row in here}) for here in panels.values()]
     figure = canvas(sum(heights) + 0.95)
     every_axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
-    for axes, panel in zip(every_axes, panels, strict=True):
-        _draw_panel(axes, [row for row in rows if (row.machine, row.view) == panel])
+    for axes, here in zip(every_axes, panels.values(), strict=True):
+        _draw_panel(axes, here)
     every_axes[-1].set_xlabel("share of the unit's simulated server-cycles")
     used = {row.kind for row in rows}
     figure.legend(

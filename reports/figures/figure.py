@@ -51,6 +51,11 @@ class Figure:
         with matplotlib.rc_context(house_style(self.name)):
             self.draw().savefig(path, format="png", dpi=PNG_DPI)
 
+    def save_pdf(self, path: Path) -> None:
+        """The same file every time."""
+        with matplotlib.rc_context(house_style(self.name)):
+            self.draw().savefig(path, format="pdf", metadata={"CreationDate": None})
+
     def svg(self) -> str:
         """An <svg> element to put into a page: ids with its own initials, no references but to itself, the same text every time."""
         text = io.StringIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from textwrap import fill
@@ -12,17 +13,19 @@ from matplotlib.ticker import MaxNLocator
 
 from xmsim.configs.costs import Bar
 from xmsim.reports.comparison_views import ENERGY, EQUAL_AREA, EQUAL_PEAK, RAW, View, comparison_views, energy_ratios
+from xmsim.reports.equal_accuracy import accuracy_groups
 from xmsim.reports.estimates import PERCENTILES
 from xmsim.reports.figures.figure import Figure
 from xmsim.reports.figures.style import INK, SIMULATED, SOFT_INK, canvas, colours, heading, horizontal_bars, write_value
 from xmsim.reports.load import Comparison
 from xmsim.reports.quality import quality_notes, quality_of
-from xmsim.reports.totals import sample_notes
+from xmsim.reports.totals import machine_totals, sample_notes
 from xmsim.reports.views import ViewGroup, view_groups
-from xmsim.reports.words import capitalised, factor, listed, milliseconds
+from xmsim.reports.words import capitalised, factor, listed, milliseconds, significant
 
 PANELS_ACROSS = 3
-LABEL_LETTERS = 40  # what fits below a panel
+LABEL_LETTERS = 36  # what fits below a panel
+METHOD_LETTERS = 22  # beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class SpeedupBar:
     reference: str  # what every machine is scaled to
     machine: str
     method: str
+    density: float
     perplexity: float | None  # None: no evaluation of this method was given
     perplexity_increase: float | None  # over dense, as a fraction
     time_ms: float | None  # simulated, after normalisation; None: not known, or energy
@@ -48,24 +52,38 @@ class SpeedupBar:
 
 def speedup_simulated(comparison: Comparison) -> Figure:
     """Bars of the simulated machines, one block of panels for each group."""
-    groups = view_groups(comparison)
+    return _figure("speedup_simulated", "Simulated speedup and energy", view_groups(comparison), comparison)
+
+
+def speedup_at_equal_accuracy(comparison: Comparison) -> Figure | None:
+    """The same at equal accuracy, one block a target; None where no machine meets one."""
+    found = accuracy_groups(comparison)
+    if not found:
+        return None
+    groups = tuple(one.group for one in found)
+    missing = tuple(sentence for one in found for sentence in one.notes)
+    return _figure("speedup_at_equal_accuracy", "Simulated speedup and energy at equal accuracy", groups, comparison, missing)
+
+
+def _figure(name: str, title: str, groups: Sequence[ViewGroup], comparison: Comparison, notes: tuple[str, ...] = ()) -> Figure:
     rows = tuple(row for group in groups for row in speedup_bars(group, comparison))
     pitfalls = dict.fromkeys(
         f"{capitalised(view.name)}: {' '.join(view.pitfalls)}" for group in groups for view in _views(group) if view.pitfalls
     )
     return Figure(
-        name="speedup_simulated",
-        title="Simulated speedup and energy",
+        name=name,
+        title=title,
         claim=" ".join(_claim(group, [row for row in rows if row.view == group.title]) for group in groups),
         rows=rows,
-        draw=partial(_draw, rows, colours((one.label for one in comparison.simulated), SIMULATED)),
+        draw=partial(_draw, rows, colours((one.label for group in groups for one in group.members), SIMULATED)),
         notes=(
+            *notes,
             "Raw: cycles / clock. Every other view of speed is that time × (what the machine has / what the reference has), as if time "
             "fell in proportion to hardware, DRAM bandwidth included. "
             f"Whiskers: {PERCENTILES} of the ratio, by the error bars of the tables.",
             *pitfalls,
             *quality_notes(comparison),
-            *sample_notes(comparison.simulated),
+            *sample_notes(one for group in groups for one in group.members),
             *dict.fromkeys(f"{row.machine}: {row.remark}." for row in rows if row.remark),
         ),
     )
@@ -85,6 +103,7 @@ def speedup_bars(group: ViewGroup, comparison: Comparison) -> list[SpeedupBar]:
                     view.reference,
                     one.label,
                     one.method,
+                    machine_totals(one.record).density,
                     quality.run.perplexity if quality else None,
                     quality.run.perplexity_increase if quality else None,
                     *_numbers(view.times_ms.get(one.label)),
@@ -129,7 +148,8 @@ def _draw(rows: tuple[SpeedupBar, ...], colour: dict[str, str]) -> Canvas:
     groups = list(dict.fromkeys(row.view for row in rows))
     views = list(dict.fromkeys(row.normalisation for row in rows))
     lines = -(-len(views) // PANELS_ACROSS)
-    each = 0.5 if any(row.perplexity for row in rows) else 0.36
+    lines_each = max(_label(row).count("\n") + 1 for row in rows)
+    each = 0.04 + 0.15 * lines_each
     heights = [lines * (1.15 + each * len({row.machine for row in rows if row.view == group})) + 0.3 for group in groups]
     figure = canvas(sum(heights))
     parts = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -163,14 +183,15 @@ def _draw_panel(axes: Axes, rows: list[SpeedupBar], colour: dict[str, str]) -> N
     axes.xaxis.set_major_locator(MaxNLocator(5))
     horizontal_bars(axes)
     name, base = rows[0].normalisation, rows[0].baseline
-    axes.set_title("energy of chip and DRAM, smaller" if name == ENERGY else name)
+    axes.set_title("energy, chip and DRAM" if name == ENERGY else name)
     what = f"times less simulated energy than {base}" if name == ENERGY else f"simulated speedup over {base}"
     lines = [what, rows[0].reference] if known else [f"simulated, {rows[0].reference}"]
     axes.set_xlabel("\n".join(fill(line, LABEL_LETTERS) for line in lines))
 
 
 def _label(row: SpeedupBar) -> str:
-    lines = [row.machine, row.method]
+    name, _, method = row.machine.partition(" · ")
+    lines = [name, fill(method or row.method, METHOD_LETTERS), f"density {significant(row.density)}"]
     if row.perplexity is not None and row.perplexity_increase is not None:
         lines.append(f"perplexity {100 * row.perplexity_increase:+.1f} %" if row.perplexity_increase else "perplexity of dense")
     return "\n".join(lines)

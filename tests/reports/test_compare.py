@@ -149,7 +149,10 @@ def test_the_long_table_holds_the_numbers_of_the_records(outcome, inputs):
     costs = read_result(inputs / "dynax_s.json").costs
     assert [float(area[name]) for name in ("low", "value", "high")] == [costs.area.total.low, 2.0, costs.area.total.high]
     assert area["basis"] == "component tables at 28 nm, bars 5 to 95 %"
-    published = {row["machine"]: (row["value"], row["basis"]) for row in rows if row["source"] == "published"}
+    areas = [row for row in rows if row["metric"] == "published area"]
+    published = {row["machine"]: (row["value"], row["basis"]) for row in areas}
+    terms = [row for row in rows if row["metric"] == "area: prediction_array: integer_mac 4-bit" and row["machine"] == "dynax_s"]
+    assert [row["value"] for row in terms] == ["1.0"] and "row of 2.0 mm2 1 (1 to 1) pJ [another made-up table]" in terms[0]["basis"]
     assert published == {"dynax_s": ("1.08", "made up"), "dynax_l": ("6.05", "made up"), "dense": ("1.08", "made up")}
 
 
@@ -200,7 +203,9 @@ def test_the_command_prints_the_summary_and_what_it_wrote(tmp_path, simulated, m
     arguments = [str(simulated("a.json")), str(measured("b.json")), "--out", str(tmp_path / "report")]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
-    assert "simulated at 500 MHz" in result.stdout
+    # 6 ms of dense against 4.5 ms of sparse attention with its mask, and 0.0528 ms simulated
+    assert "dynax_s needs 0.0528 ms (simulated) where sparse attention xm takes 4.50 ms measured on Made-up CPU 9000" in result.stdout
+    assert "CPU sparse attention xm with the making of its mask" in result.stdout and "CPU dense attention" in result.stdout
     assert f"wrote {tmp_path / 'report' / 'report.html'}" in result.stdout
 
 

@@ -9,14 +9,12 @@ from dataclasses import replace
 import pytest
 
 from xmsim.configs.densities import Densities
-from xmsim.reports.compare import compare, draw
+from xmsim.reports.compare import compare
 from xmsim.reports.figures.speedup_simulated import speedup_simulated
 from xmsim.reports.layer_bounds import bounding_resource, layer_bounds
 from xmsim.reports.load import load
-from xmsim.reports.page import page
 from xmsim.reports.prediction_cost import prediction_cost
 from xmsim.reports.quality import quality_of
-from xmsim.reports.summary import summary
 from xmsim.reports.tables import costs_table, machines_table, prediction_table
 from xmsim.sim.result import read_result, write_result
 from xmsim.workloads.evaluation import EvaluatedRun, EvaluatedText, EvaluationRecord, write_evaluation
@@ -143,9 +141,3 @@ def test_the_markdown_report_has_the_tables_and_escapes_names(tmp_path, simulate
             "128 multipliers at 1 GHz",
             "energy",
         }
-
-
-def test_a_page_of_many_machines_layers_and_heads_stays_below_3_megabytes(simulated, estimated):
-    files = [simulated(f"{n}.json", machine=f"machine_{n}", layers=range(32), heads=16, costs=estimated(chip_uj=n + 1.0)) for n in range(6)]
-    comparison = load(files)
-    assert len(page(comparison, draw(comparison), summary(comparison)).encode()) < 3e6

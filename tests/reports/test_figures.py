@@ -242,3 +242,10 @@ def test_a_head_that_was_not_drawn_has_no_cell_and_the_map_is_drawn_all_the_same
     assert [(row.layer, row.head) for row in figure.rows] == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (1, 4), (1, 5)]
     figure.save_png(tmp_path / "map.png")
     assert any("estimated from a sample of heads" in note for note in figure.notes)
+
+
+def test_one_machine_with_two_methods_has_an_account_of_each(simulated):
+    files = [simulated(f"{n}.json", view="same mask", method=f"m{n}", head_cycles=1000 * n) for n in (1, 2)]
+    canvas = cycle_account(load(files)).draw()
+    titles = [axes.get_title() for axes in canvas.axes]
+    assert len(titles) == 2 and "m1" in titles[0] and "m2" in titles[1]

@@ -18,6 +18,7 @@ ASK = """
 <script>
 addEventListener("load", () => setTimeout(async () => {
   const shown = (part) => part.checkVisibility(), wait = () => new Promise((done) => setTimeout(done, 50)), said = {};
+  said.verdict = document.querySelector(".verdict").getBoundingClientRect().bottom;
   const energy = [...document.querySelectorAll("td a")].find((link) => link.hash.endsWith("on-chip"));
   const derivation = document.querySelector(energy.hash), unit = derivation.querySelector("details"), rows = unit.querySelector("tbody tr");
   said.folded = !shown(rows);
@@ -75,6 +76,10 @@ def test_from_an_energy_to_the_rows_of_the_tables_are_two_clicks(page, tmp_path)
     assert "shared row" in said["source"] and "a made-up table" in said["source"]
     assert said["up"] == sorted(said["up"]) and said["down"] == said["up"][::-1] and said["sort"] == "ascending"
     assert said["keyboard"] and said["asked"] == 0
+
+
+def test_the_answers_stand_on_the_first_screen(page, tmp_path):
+    assert 0 < answers(page, tmp_path, "--window-size=1280,900")["verdict"] <= 800
 
 
 def test_a_narrow_page_scrolls_inside_its_tables_only(page, tmp_path):

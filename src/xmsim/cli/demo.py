@@ -9,14 +9,13 @@ import typer
 
 MACHINES = ("dynax_s", "dynax_l", "dense_causal", "dense")
 METHOD = "xm"
-SUMMARY_LINES = 10
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the trace, the results and the report.")] = Path("xmsim-demo"),
     tokens: Annotated[int, typer.Option(min=64, max=2048, help="Context, in tokens.")] = 1024,
 ) -> None:
-    """Extract, simulate, measure and compare on the built-in model, then say in ten lines what came out."""
+    """Extract, simulate, measure and compare on the built-in model, then say in a few lines what came out."""
     from xmsim.accel_models import load_accelerator
     from xmsim.accel_models.runs import result_file_name, simulate_trace
     from xmsim.reports.compare import compare
@@ -43,8 +42,7 @@ def demo(
     outcome = compare(files, out / "report")
 
     typer.echo()
-    said = outcome.summary[: SUMMARY_LINES - 2]  # times of a GPU come after those of the CPU, and are in the report
-    for line in (_model_line(NAME, training_record()), *said, f"The report: {outcome.report}"):
+    for line in (_model_line(NAME, training_record()), *outcome.headlines, f"The report: {outcome.report}"):
         typer.echo(line)
 
 

@@ -1,0 +1,92 @@
+"""Published speedups: a series of their own, with conditions, beside our values of the same quantity where there are some."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from xmsim.configs.costs import Bar, Costs, Factor, Term
+from xmsim.reports.collection import collect
+from xmsim.reports.figures.published_beside_ours import PUBLISHED, published_beside_ours
+from xmsim.reports.long_table import collection_table
+from xmsim.reports.measured_tables import claims_table
+from xmsim.reports.own_values import FINDERS, compared_claims, multiplier_equivalents
+from xmsim.reports.published import CLAIMS
+from xmsim.sim.propagation import quantity
+
+COMMITTED = Path(__file__).resolve().parents[2] / "reports" / "measured"
+FILES = [COMMITTED / name for name in ("linear_cpu.json", "attention_cpu.json", "generation_llama_1b_cpu.json")]
+
+
+def multipliers(*counted):
+    """An estimate of a machine of these multipliers: (unit, bits, how many)."""
+    row = (Factor("row", Bar(0.5, 1.0, 2.0), "mm2", "a made-up table"),)
+    terms = quantity([Term(unit, f"integer_mac {bits}-bit", count, row) for unit, bits, count in counted])
+    return Costs(terms, terms, terms, terms.total, terms.total, 28.0, ())
+
+
+def test_every_claim_states_its_conditions_its_source_and_how_ours_differ():
+    for claim in CLAIMS:
+        assert claim.value > 1 and claim.conditions and claim.source and claim.quantity
+        assert bool(claim.ours) == bool(claim.difference)
+    assert {claim.ours for claim in CLAIMS if claim.ours} == set(FINDERS)
+
+
+def test_multipliers_count_by_their_bits_where_they_predict_and_as_16_where_they_execute(simulated):
+    costs = multipliers(("prediction_array", 4, 1024), ("execute_array", 16, 512), ("weighted_sum", 16, 130))
+    (one,) = collect([simulated("a.json", costs=costs)]).simulated
+    assert multiplier_equivalents(one) == 576  # 1024 × 16 / 256 + 512: as in the headline's table
+    nine = multipliers(("matching_array", 4, 4096), ("pe_array", 9, 776))
+    (one,) = collect([simulated("b.json", costs=nine)]).simulated
+    assert multiplier_equivalents(one) == 1032
+
+
+def test_dynax_over_sanger_is_given_as_simulated_and_at_equal_multipliers_and_clock(simulated):
+    files = [
+        simulated("a.json", machine="dynax_s", head_cycles=1000, costs=multipliers(("execute_array", 16, 500))),
+        simulated("b.json", machine="sanger", head_cycles=2000, clock_mhz=1000.0, costs=multipliers(("execute_array", 16, 1000))),
+    ]
+    values = {own.name: own.value for own in compared_claims(collect(files))[0].ours}
+    # as many milliseconds; twice the multipliers; twice the cycles
+    assert values == {
+        "as simulated": pytest.approx(1.0),
+        "multipliers equal": pytest.approx(2.0),
+        "multipliers and clock equal": pytest.approx(4.0),
+    }
+
+
+def test_a_machine_of_the_other_view_is_not_what_a_paper_compares(simulated):
+    files = [simulated("a.json", machine="dynax_s"), simulated("b.json", machine="sanger", view="same mask")]
+    assert compared_claims(collect(files))[0].ours == ()
+
+
+def test_sparamx_stands_beside_half_sparse_layers_over_torch_and_over_our_own_dense():
+    compared = {one.claim.subject: one for one in compared_claims(collect(FILES))}
+    ours = compared["SparAMX over stock PyTorch"].ours
+    assert {own.kind for own in ours} == {"measured"}
+    assert [own.name.rpartition(", ")[2] for own in ours if own.name.startswith("llama")] == ["over torch", "over our dense"]
+    assert any(own.name.startswith("linear layers on AMD EPYC, 2 threads, over torch") for own in ours)
+    assert all(own.low <= own.value <= own.high for own in ours)
+    assert compared["SparAMX, KV cache"].ours and not compared["TEAL over a dense model"].ours
+
+
+def test_published_numbers_are_points_of_their_own_and_no_part_of_ours():
+    collection = collect(FILES)
+    figure = published_beside_ours(collection)
+    published = [row for row in figure.rows if row.source == PUBLISHED]
+    assert {row.speedup for row in published} == {1.42, 1.14}
+    assert all(row.low == row.speedup == row.high for row in published)
+    rows = list(csv.DictReader(io.StringIO(collection_table(collection))))
+    claims = [row for row in rows if row["source"] == "published"]
+    assert len(claims) == len(CLAIMS) and all(row["basis"] and row["view"] for row in claims)
+    assert not any(row["source"] == "measured" and row["value"] in ("1.42", "1.14") for row in rows)
+
+
+def test_without_a_value_of_ours_there_is_a_table_and_no_figure(simulated):
+    collection = collect([simulated("a.json")])
+    assert published_beside_ours(collection) is None
+    cells = [row[3] for row in claims_table(collection).rows]
+    assert set(cells) == {"not in these files", "we have no such value"}
