@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from xmsim.sim.result import DECODE, PREFILL, HeadSampling, LayerRun, SimResult,
 from xmsim.sim.schedule import Schedule
 from xmsim.sim.trace_events import write_timeline
 from xmsim.traces.store import LayerTrace, Trace
-from xmsim.workloads.attention import AttentionWorkload, kv_groups, workload_of
-from xmsim.workloads.decode import decode_workloads, with_prefill_scale
-from xmsim.workloads.methods.library import Method, StoredMask, stored_mask
+from xmsim.workloads.attention import kv_groups
+from xmsim.workloads.methods.library import Method
+from xmsim.workloads.phases import phase_workloads, read_for_phase
 
 NATIVE = "native"
 SAME_MASK = "same mask"
@@ -64,15 +64,12 @@ def simulate_trace(
     runs, from_store = [], 0
     for done, layer in enumerate(chosen):
         progress(done, len(chosen))
-        captured = trace.read_layer(layer)
-        if decode_tokens is not None:
-            captured = with_prefill_scale(captured, decode_tokens)
-        stored = stored_mask(trace, used, layer) if decode_tokens is None else None
+        captured, stored = read_for_phase(trace, layer, used, decode_tokens)
         from_store += stored is not None
         for window in range(trace.windows):
             drawn = _drawn_kv_heads(captured, window, sampling) if sampling else None
             part = captured if drawn is None else kv_groups(captured, drawn)
-            for workload in _workloads(part, window, used, decode_tokens, stored):
+            for workload in phase_workloads(part, window, used, decode_tokens, stored):
                 if strict:
                     machine.refuse_foreign_mask(workload)
                 schedule = machine.layer_schedule(workload)
@@ -108,16 +105,6 @@ def result_file_name(record: SimulationRecord) -> str:
 def _run_name(record: SimulationRecord) -> str:
     method = f".{record.method['name']}" if record.view == SAME_MASK else ""
     return f"{record.machine.name}{method}{'.decode' if record.phase == DECODE else ''}"
-
-
-def _workloads(
-    layer: LayerTrace, window: int, method: Method, decode_tokens: int | None, stored: StoredMask | None
-) -> Iterable[AttentionWorkload]:
-    if stored is not None:
-        return (workload_of(layer, window, stored.keep(window, layer)),)
-    if decode_tokens is None:
-        return (workload_of(layer, window, method.keep(layer, window)),)
-    return decode_workloads(layer, window, method, decode_tokens)
 
 
 def _drawn_kv_heads(layer: LayerTrace, window: int, sampling: HeadSampling) -> tuple[int, ...]:

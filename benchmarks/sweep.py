@@ -1,10 +1,13 @@
-"""Design points a second, and what a kill costs: python benchmarks/sweep.py speed|resume|kills FOLDER [--points N] [--jobs N]
+"""Design points a second, and what a kill costs: python benchmarks/sweep.py speed|resume|kills FOLDER [--points N] [--out RECORD]
 
 speed   10 000 points of DynaX-S on a trace of BERT-base's shape (12 layers × 12 heads, 512 tokens), nominal costs; then the unchanged sweep
         again. Goals on 2 cores: 15 minutes, 3 s, 600 MB for the largest process.
-resume  the same sweep left alone, and killed half-way and started again. Goal: less than 1 % longer.
+resume  2500 points left alone, and killed four times and started again at once. A quarter of the difference is what an interruption costs:
+        work that was under way, and another start. Goal: less than 1 % of the 10 000 points of `speed`. Takes some three minutes.
 kills   1000 points, killed at 20 random moments, then left to finish: its table against that of a sweep that was left alone. Goal: no point
         lost, doubled or different.
+
+A record holds the speed, and beside it `resume` and `kills`, each added to what the record has of the same host.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from typing import Any, NamedTuple
 from record import FORMAT, VERSION
 
 from xmsim.configs.codec import encode
-from xmsim.configs.record import write_record
+from xmsim.configs.record import read_record, write_record
 from xmsim.traces.manifest import Bias, Manifest, ModelFacts
 from xmsim.traces.store import open_trace
 from xmsim.traces.writer import TraceWriter
@@ -35,7 +38,10 @@ from xmsim.workloads.measuring.host import describe_host
 from xmsim.workloads.synthetic import sink_local_operands
 
 LAYERS, HEADS, TOKENS, HEAD_DIM, SEED = 12, 12, 512, 64, 512003
-KILLS, KILL_SEED, KILLED_POINTS = 20, 0, 1000
+KILLS, KILL_SEED = 20, 0
+INTERRUPTIONS = 4
+POINTS = {"speed": 10_000, "resume": 2500, "kills": 1000}
+POLL_SECONDS = 0.02
 AXES = {  # 1000 Schedules, each met by 10 clocks and channels
     "execute_array.count": [1, 2, 3, 4, 5, 6, 7, 8, 12, 16],
     "scheduler.window_tiles": [1, 2, 4, 8, 16],
@@ -56,14 +62,32 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     trace = bert_base_trace(arguments.folder / "trace")
-    axes = at_most(arguments.points or (KILLED_POINTS if arguments.what == "kills" else 10_000))
+    axes = at_most(arguments.points or POINTS[arguments.what])
     sweep = Sweep(arguments.folder, trace, math.prod(map(len, axes.values())), arguments.jobs)
     sweep.path.write_text(json.dumps({"machines": ["dynax_s"], "axes": axes}), encoding="utf-8")  # JSON is YAML, too
-    shape = {"layers": LAYERS, "heads": HEADS, "tokens": TOKENS, "head_dim": HEAD_DIM}
-    record = {"machine": "dynax_s", "shape": shape, "points": sweep.points, "jobs": sweep.jobs, **MEASUREMENTS[arguments.what](sweep)}
-    print(json.dumps(record, indent=2))
+    measured = {"points": sweep.points, "jobs": sweep.jobs, **MEASUREMENTS[arguments.what](sweep)}
+    print(json.dumps(measured, indent=2))
     if arguments.out:
-        write_record(arguments.out, FORMAT, VERSION, {"host": encode(describe_host()), **record})
+        shape = {"layers": LAYERS, "heads": HEADS, "tokens": TOKENS, "head_dim": HEAD_DIM}
+        of_all = {"host": encode(describe_host()), "machine": "dynax_s", "shape": shape}
+        write_record(arguments.out, FORMAT, VERSION, added(stored_body(arguments.out), of_all, arguments.what, measured))
+
+
+def stored_body(path: Path) -> dict[str, Any]:
+    """What a record says besides its header; nothing if there is none."""
+    if not path.exists():
+        return {}
+    return {name: value for name, value in read_record(path, FORMAT, VERSION).items() if name not in ("format", "version", "xmsim")}
+
+
+def added(body: dict[str, Any], of_all: dict[str, Any], what: str, measured: dict[str, Any]) -> dict[str, Any]:
+    """The body of a record with a measurement more; what was measured on another host or of another sweep is left out."""
+    if any(body.get(name) != value for name, value in of_all.items()):
+        body = {}
+    body = of_all | body | (measured if what == "speed" else {what: measured})
+    if "sweep_s" in body and "resume" in body:
+        body["resume"] = body["resume"] | {"overhead_share": round(body["resume"]["interruption_s"] / body["sweep_s"], 4)}
+    return body
 
 
 class Sweep(NamedTuple):
@@ -96,7 +120,7 @@ class Sweep(NamedTuple):
         started = time.monotonic()
         with self.start(name) as process:
             while process.poll() is None and self.stored(name) < after_points:
-                time.sleep(0.01)
+                time.sleep(POLL_SECONDS)
             time.sleep(after_seconds)
             os.kill(process.pid, signal.SIGKILL)
         return time.monotonic() - started
@@ -137,16 +161,20 @@ def measure_speed(sweep: Sweep) -> dict[str, Any]:
 
 
 def measure_resume(sweep: Sweep) -> dict[str, Any]:
-    sweep.clear("whole", "resumed")
+    sweep.clear("first", "whole", "resumed")
+    sweep.killed("first", after_points=1)  # what is compiled once is compiled
     whole, _ = sweep.run("whole")
-    first = sweep.killed("resumed", after_points=sweep.points // 2)
-    stored = sweep.stored("resumed")
-    rest, _ = sweep.run("resumed")
+    interrupted, stored = 0.0, []
+    for part in range(1, INTERRUPTIONS + 1):
+        interrupted += sweep.killed("resumed", after_points=part * sweep.points // (INTERRUPTIONS + 1))
+        stored.append(sweep.stored("resumed"))
+    interrupted += sweep.run("resumed")[0]
     return {
-        "sweep_s": round(whole, 2),
-        "stored_when_killed": stored,
-        "killed_and_resumed_s": round(first + rest, 2),
-        "resume_overhead_share": round((first + rest) / whole - 1, 4),
+        "interruptions": INTERRUPTIONS,
+        "stored_at_each_kill": stored,
+        "left_alone_s": round(whole, 2),
+        "interrupted_s": round(interrupted, 2),
+        "interruption_s": round((interrupted - whole) / INTERRUPTIONS, 2),
         "tables_equal": same_tables(sweep, "whole", "resumed"),
     }
 

@@ -50,24 +50,36 @@ def _parameters(method: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in method.items() if key != "name" and value is not None}
 
 
-def write_sweep_report(points: Sequence[SweptPoint], out: Path) -> tuple[list[Figure], list[Path]]:
+def write_sweep_report(points: Sequence[SweptPoint], out: Path, part: str = "") -> tuple[list[Figure], list[Path]]:
     """Write the table, and a figure with its CSV for each trace some point of which has numbers.
 
-    A figure whose CSV is there already is not drawn again.
+    What is there already is not written again, and a figure whose CSV is there is not drawn again.
+
+    Args:
+        part: what of each trace was simulated, in words; none: the prefill of all its layers.
     """
-    write_text(out / POINTS, points_csv(points))
+    text = points_csv(points)
+    if not _says(out / POINTS, text):
+        write_text(out / POINTS, text)
     files, figures = [out / POINTS], []
     traces = list(dict.fromkeys(point.trace for point in points if point.metrics is not None))
     for trace in traces:
         name = "pareto" if len(traces) == 1 else f"pareto_{re.sub(r'[^A-Za-z0-9]+', '_', trace)}"
-        figure = pareto([_design(point) for point in points if point.trace == trace and point.metrics is not None], trace, name)
+        subject = f"{trace}, {part}" if part else trace
+        figure = pareto([_design(point) for point in points if point.trace == trace and point.metrics is not None], subject, name)
         table, picture = out / f"{name}.csv", out / f"{name}.png"
-        if not (picture.exists() and table.exists() and table.read_text(encoding="utf-8") == figure.csv()):
+        text = figure.csv()
+        if not (picture.exists() and _says(table, text)):
             write_whole(picture, figure.save_png)
-            write_text(table, figure.csv())
+            write_text(table, text)
         figures.append(figure)
         files += [table, picture]
     return figures, files
+
+
+def _says(path: Path, text: str) -> bool:
+    """Whether the file is there and holds exactly this text."""
+    return path.is_file() and path.read_bytes() == text.encode()
 
 
 def points_csv(points: Sequence[SweptPoint]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from xmsim.configs.errors import XmsimError
+from xmsim.traces.manifest import Bias
 from xmsim.traces.store import LayerTrace
 from xmsim.workloads.attention import AttentionWorkload, workload_of
 from xmsim.workloads.methods.library import Method
@@ -22,18 +23,23 @@ def with_prefill_scale(layer: LayerTrace, tokens: int) -> LayerTrace:
     Raises:
         XmsimError: the model is an encoder, or a window has no token left for the prefill.
     """
-    if layer.bias.kind == "none":
-        raise XmsimError(f"layer {layer.layer}: every token sees every other, so the model does not decode; leave --decode out")
-    for window, valid in enumerate(layer.valid_tokens):
-        if tokens >= valid:
-            raise XmsimError(
-                f"--decode {tokens}: window {window} has {valid} tokens and the prefill needs one of them; decode at most {valid - 1}"
-            )
+    refuse_undecodable(layer.layer, layer.bias, layer.valid_tokens, tokens)
     q_max, k_max = (
         max(float(np.abs(operand[window, :, : valid - tokens]).max()) for window, valid in enumerate(layer.valid_tokens))
         for operand in (layer.q, layer.k)
     )
     return replace(layer, q_max=q_max, k_max=k_max)
+
+
+def refuse_undecodable(layer: int, bias: Bias, valid_tokens: Sequence[int], tokens: int) -> None:
+    """Raises as `with_prefill_scale`, from what a manifest says of the layer."""
+    if bias.kind == "none":
+        raise XmsimError(f"layer {layer}: every token sees every other, so the model does not decode; simulate its prefill alone")
+    for window, valid in enumerate(valid_tokens):
+        if tokens >= valid:
+            raise XmsimError(
+                f"--decode {tokens}: window {window} has {valid} tokens and the prefill needs one of them; decode at most {valid - 1}"
+            )
 
 
 def decode_workloads(layer: LayerTrace, window: int, method: Method, tokens: int) -> Iterator[AttentionWorkload]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from xmsim.accel_models.sweep.code_version import code_sha256
 from xmsim.accel_models.sweep.masks import MaskFolder
-from xmsim.accel_models.sweep.points import Point
+from xmsim.accel_models.sweep.points import Point, TracePart
 from xmsim.accel_models.sweep.simulate import MaskTask, Outcome, PlannedPoint, PointTask, make_mask, simulate_points
 from xmsim.accel_models.sweep.workers import Workers
 from xmsim.traces.store import Trace
 
 PAIRS_A_TASK = 4e8  # query-key pairs, of all its points together: half a second of work, which is what a kill costs
+PAIRS_A_RUN = 1e6  # what the shortest run costs, however few its pairs: that of a decoded token
 POINTS_A_TASK = 32  # at most
 
 Progress = Callable[[str, int, int], None]  # (things, done, of)
@@ -64,10 +65,10 @@ def _make_masks(points: Iterable[Point], workers: Workers, masks: Path, progress
     folder = MaskFolder(masks)
     needed = {point.mask_key: point for point in points if point.method is not None}
     tasks = [
-        MaskTask(key, point.trace.path.resolve(), point.trace.sha256, masks.resolve(), point.method, layer, code_sha256())
+        MaskTask(key, point.trace.path.resolve(), point.trace.sha256, point.part, masks.resolve(), point.method, layer, code_sha256())
         for key, point in needed.items()
-        for layer in point.trace.layers
-        if point.method is not None and folder.missing(point.trace, point.method, layer)
+        for layer in point.part.layers
+        if point.method is not None and folder.missing(point.trace, point.part, point.method, layer)
     ]
     unmade: dict[str, str] = {}
     for count, (key, error) in enumerate(workers.map(make_mask, tasks), 1):
@@ -85,15 +86,16 @@ def _point_tasks(points: Iterable[Point], masks: Path, error_bars: bool) -> Iter
 
     for _, alike in groupby(sorted(points, key=lambda point: (*place(point), point.schedule_key)), key=place):
         members = list(alike)
-        size = max(1, min(POINTS_A_TASK, round(PAIRS_A_TASK / _pairs(members[0].trace))))
+        size = max(1, min(POINTS_A_TASK, round(PAIRS_A_TASK / _pairs(members[0].trace, members[0].part))))
         for first in range(0, len(members), size):
             some = members[first : first + size]
-            machine, trace = some[0].machine, some[0].trace
+            machine, trace, part = some[0].machine, some[0].trace, some[0].part
             yield PointTask(
                 machine=machine.source,
                 config=machine.config,
                 trace=trace.path.resolve(),
                 trace_sha256=trace.sha256,
+                part=part,
                 masks=masks.resolve(),
                 points=tuple(PlannedPoint(one.key, one.schedule_key, one.method, dict(one.values)) for one in some),
                 error_bars=error_bars,
@@ -101,7 +103,12 @@ def _point_tasks(points: Iterable[Point], masks: Path, error_bars: bool) -> Iter
             )
 
 
-def _pairs(trace: Trace) -> int:
-    """Query-key pairs of all layers, heads and windows, allowed or not."""
-    manifest = trace.manifest
-    return len(trace.layers) * len(manifest.head_ids) * sum(tokens**2 for tokens in manifest.valid_tokens)
+def _pairs(trace: Trace, part: TracePart) -> float:
+    """Query-key pairs of all layers, heads and windows, allowed or not; of a run at least `PAIRS_A_RUN`."""
+    heads = len(trace.manifest.head_ids)
+    runs = [
+        heads * keys * (keys if part.decode_tokens is None else 1)
+        for tokens in trace.manifest.valid_tokens
+        for keys in part.cache_tokens(tokens)
+    ]
+    return len(part.layers) * sum(max(pairs, PAIRS_A_RUN) for pairs in runs)

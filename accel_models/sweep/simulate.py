@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from xmsim.accel_models.accelerator import Accelerator, execute
 from xmsim.accel_models.machine_file import load_accelerator
 from xmsim.accel_models.sweep.code_version import code_sha256
 from xmsim.accel_models.sweep.masks import MaskFolder
-from xmsim.accel_models.sweep.points import Values, with_values
+from xmsim.accel_models.sweep.points import TracePart, Values, with_values
 from xmsim.configs.errors import XmsimError
 from xmsim.configs.schema import check_overridden
 from xmsim.sim.costs import PICOJOULES_PER_MILLIWATT
@@ -48,12 +49,13 @@ class PlannedPoint:
 
 @dataclass(frozen=True, slots=True)
 class PointTask:
-    """Points of one machine and one trace; those whose Schedules are alike follow each other."""
+    """Points of one machine on one part of a trace; those whose Schedules are alike follow each other."""
 
     machine: str  # shipped name or path
     config: dict[str, Any]  # before any axis
     trace: Path
     trace_sha256: str
+    part: TracePart
     masks: Path
     points: tuple[PlannedPoint, ...]
     error_bars: bool
@@ -67,6 +69,7 @@ class MaskTask:
     key: str  # of the method's masks on this trace
     trace: Path
     trace_sha256: str
+    part: TracePart
     masks: Path
     method: Method
     layer: int
@@ -78,12 +81,12 @@ def make_mask(task: MaskTask) -> tuple[str, str | None]:
     trace = _trace(task)
     errors: dict[str, str] = {}
     with _recorded(errors, task.key):
-        MaskFolder(task.masks).make(trace, task.method, task.layer)
+        MaskFolder(task.masks).make(trace, task.part, task.method, task.layer)
     return task.key, errors.get(task.key)
 
 
 def simulate_points(task: PointTask) -> list[Outcome]:
-    """Simulate every point, layer by layer, so that one layer's Schedule is in memory at a time.
+    """Simulate every point, workload by workload, so that the Schedule of one is in memory at a time.
 
     A point that cannot be simulated gives an Outcome with an error, whatever the error is, and costs no other its result.
 
@@ -96,8 +99,8 @@ def simulate_points(task: PointTask) -> list[Outcome]:
     for point in task.points:
         with _recorded(errors, point.key):
             runs[point.key] = _Run(_machine(task, point))
-    for layer in trace.layers:
-        for window in range(trace.windows):
+    for layer, window in product(task.part.layers, range(trace.windows)):
+        for keys in task.part.cache_tokens(trace.manifest.valid_tokens[window]):
             latest: tuple[str, AttentionWorkload, Schedule] | None = None
             for point in task.points:
                 if point.key in errors:
@@ -109,7 +112,7 @@ def simulate_points(task: PointTask) -> list[Outcome]:
                         run.add(workload, replace(schedule, channels=(run.machine.dram_channel(),)))
                         continue
                     assert point.method is not None  # or it has its error
-                    workload = masks.workload(trace, point.method, layer, window)
+                    workload = masks.workload(trace, task.part, point.method, layer, window, keys)
                     latest = point.schedule_key, workload, run.machine.layer_schedule(workload)
                     run.add(workload, latest[2])
     metrics: dict[str, Metrics] = {}
@@ -130,7 +133,7 @@ class _Run:
         self._traffic: Counts = {}
 
     def add(self, workload: AttentionWorkload, schedule: Schedule) -> None:
-        """Run a layer of a window."""
+        """Run one workload."""
         log = execute(schedule, "compiled")
         account = layer_account(schedule, log)
         self._cycles += log.cycles
@@ -141,7 +144,7 @@ class _Run:
         _add_counts(self._traffic, account.traffic)
 
     def metrics(self, *, error_bars: bool) -> Metrics:
-        """The sums over all layers and windows; no area and energy where the YAML says no technology."""
+        """The sums over all workloads; no area and energy where the YAML says no technology."""
         milliseconds = self._cycles / (self.machine.config.clock_mhz * 1e3)
         simulated: Metrics = {
             "total_cycles": self._cycles,

@@ -15,10 +15,12 @@ from xmsim.accel_models.accelerator import Accelerator
 from xmsim.accel_models.machine_file import load_accelerator
 from xmsim.accel_models.sweep.points import Axis, Sweep, SweptMachine
 from xmsim.configs.errors import ConfigError, XmsimError, nearest
-from xmsim.configs.schema import Config, check_config
+from xmsim.configs.schema import Config, PositiveInt, check_config
+from xmsim.configs.selection import parse_selection
 from xmsim.configs.shipped import find_config, shipped_names
 from xmsim.configs.yaml_file import KeyPath, YamlDocument, read_yaml
 from xmsim.traces.store import Trace, open_trace
+from xmsim.workloads.decode import refuse_undecodable
 from xmsim.workloads.methods.library import Method, MethodReference, load_method
 
 FOLDER = "sweeps"
@@ -34,6 +36,10 @@ class SweepConfig(Config):
     traces: list[str] = Field(default_factory=list)  # folders; the command line may name others instead
     methods: list[str] = Field(default_factory=lambda: [NATIVE])
     axes: dict[str, list[Any]] = Field(default_factory=dict)  # {dotted path in the machine's YAML: values}, each with each other
+    layers: Annotated[str, Field(coerce_numbers_to_str=True, max_length=200)] | None = (
+        None  # of the model, e.g. 0-3,5; None: all of a trace
+    )
+    decode: PositiveInt | None = None  # the last tokens of each window, one by one on the growing cache; None: the prefill
     together: list[dict[str, list[Any]]] = Field(default_factory=list)  # paths that vary in step
     error_bars: bool = False
 
@@ -67,7 +73,11 @@ def read_sweep(name_or_path: str | Path, traces: Sequence[Path] = ()) -> Sweep:
         _refuse_empty_and_doubled(document, ("traces",), config.traces)
         opened = [trace for _, trace in _loaded(document, "traces", config.traces, open_trace)]
     _refuse_equal_traces(opened)
-    return Sweep(machines, tuple(opened), methods, tuple(_axes(document, config, machines)), config.error_bars)
+    layers = _layers(document, config, opened)
+    if config.decode is not None:
+        _refuse_undecodable(document, config.decode, opened, layers)
+    axes = tuple(_axes(document, config, machines))
+    return Sweep(machines, tuple(opened), methods, axes, config.error_bars, layers, config.decode)
 
 
 def _loaded(document: YamlDocument, key: str, names: Sequence[str], load: Callable[[str], Loaded]) -> Iterator[tuple[str, Loaded]]:
@@ -93,6 +103,27 @@ def _refuse_equal_traces(traces: Sequence[Trace]) -> None:
     for at, trace in enumerate(traces):
         if trace.sha256 in hashes[:at]:
             raise XmsimError(f"sweep: {trace.path} holds the same trace as {traces[hashes.index(trace.sha256)].path}; leave one out")
+
+
+def _layers(document: YamlDocument, config: SweepConfig, traces: Sequence[Trace]) -> tuple[int, ...] | None:
+    """The layers that are named, which every trace must have; None: all."""
+    if config.layers is None:
+        return None
+    for trace in traces:
+        try:
+            layers = parse_selection(config.layers, trace.layers, "layer")
+        except XmsimError as error:
+            raise ConfigError(f"{document.place(('layers',))}: {str(error).removeprefix('--')} ({trace.path})") from error
+    return layers
+
+
+def _refuse_undecodable(document: YamlDocument, tokens: int, traces: Sequence[Trace], layers: Sequence[int] | None) -> None:
+    for trace in traces:
+        try:
+            for layer in layers or trace.layers:
+                refuse_undecodable(layer, trace.manifest.facts(layer).bias, trace.manifest.valid_tokens, tokens)
+        except XmsimError as error:
+            raise ConfigError(f"{document.place(('decode',))}: {str(error).removeprefix('--')} ({trace.path})") from error
 
 
 def _refuse_equal_names(document: YamlDocument, machines: Sequence[SweptMachine]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -40,7 +41,8 @@ class Workers:
         from joblib import Parallel, delayed, effective_n_jobs, parallel_config
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        calls = (delayed(work)(task) for task in chain(first, tasks))
+        local = self.backend == "loky"
+        calls = (delayed(_unless_orphaned)(work, task, os.getpid()) if local else delayed(work)(task) for task in chain(first, tasks))
         with parallel_config(backend=self.backend, n_jobs=self.jobs, **self.options):
             parallel = Parallel(batch_size=1, return_as="generator_unordered" if self.streams else "list")
             round_size = TASKS_A_ROUND * effective_n_jobs(self.jobs)
@@ -53,6 +55,13 @@ class Workers:
             raise XmsimError(
                 "a worker was killed, most likely for want of memory; take fewer --jobs, and run the same command again"
             ) from error
+
+
+def _unless_orphaned(work: Callable[[Task], Result], task: Task, parent: int) -> Result:
+    """Do the task, if the process that wants it lives: tasks that wait for the workers of a killed one would slow down the next."""
+    if parent not in (os.getpid(), os.getppid()):
+        os._exit(1)
+    return work(task)
 
 
 @contextmanager
@@ -118,6 +127,4 @@ def _ray(address: str) -> Iterator[Workers]:
 
 def _use_one_thread() -> None:
     """Of a Dask worker that has not imported numba yet: take one thread, as there are other workers for the other cores."""
-    import os
-
     os.environ.update(ONE_THREAD)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-import matplotlib
-from matplotlib.figure import Figure as Canvas
-
-from xmsim.reports.figures.style import house_style
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
 
 PNG_DPI = 160
 
@@ -48,20 +47,30 @@ class Figure:
         return text.getvalue()
 
     def save_png(self, path: Path) -> None:
-        with matplotlib.rc_context(house_style(self.name)):
+        with _house_style(self.name):
             self.draw().savefig(path, format="png", dpi=PNG_DPI)
 
     def save_pdf(self, path: Path) -> None:
         """The same file every time."""
-        with matplotlib.rc_context(house_style(self.name)):
+        with _house_style(self.name):
             self.draw().savefig(path, format="pdf", metadata={"CreationDate": None})
 
     def svg(self) -> str:
         """An <svg> element to put into a page: ids with its own initials, no references but to itself, the same text every time."""
         text = io.StringIO()
-        with matplotlib.rc_context(house_style(self.name)):
+        with _house_style(self.name):
             self.draw().savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         return _for_a_page(text.getvalue(), prefix=f"{self._initials}-", label=f"{self.title}. {self.claim}")
+
+
+@contextmanager
+def _house_style(name: str) -> Iterator[None]:
+    import matplotlib  # takes a third of a second, which a figure that is not drawn need not wait for
+
+    from xmsim.reports.figures.style import house_style
+
+    with matplotlib.rc_context(house_style(name)):
+        yield
 
 
 def _for_a_page(svg: str, *, prefix: str, label: str) -> str:

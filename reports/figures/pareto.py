@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
 from xmsim.reports.figures.figure import Figure
-from xmsim.reports.figures.style import INK, SIMULATED, SOFT_INK, canvas, colours, heading, logarithmic, markers
 from xmsim.reports.words import counted, listed, significant
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 OBJECTIVES = {  # field: what an axis calls it; less is better
     "latency_ms": "latency, ms",
@@ -59,12 +61,12 @@ def pareto(points: Sequence[DesignPoint], subject: str, name: str = "pareto") ->
 def undominated(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Rows that no other row beats: one as low in every column and lower in one. Equal rows stand or fall together; bool [rows]."""
     best = np.zeros(len(values), bool)
-    front = np.empty((0, values.shape[1]))
-    for row in np.lexsort(values.T[::-1]):  # who beats a row comes before it
-        no_worse = front[(front <= values[row]).all(axis=1)]
-        if not (no_worse < values[row]).any():
-            best[row] = True
-            front = np.vstack([front, values[row]])
+    places = np.lexsort(values.T[::-1])
+    rows = values[places]  # who beats a row comes before it, so that the first of those left is beaten by none
+    while len(rows):
+        best[places[(rows == rows[0]).all(axis=1)]] = True
+        left = (rows < rows[0]).any(axis=1)
+        places, rows = places[left], rows[left]
     return best
 
 
@@ -84,6 +86,8 @@ def _said(row: DesignPoint) -> str:
 
 
 def _draw(rows: Sequence[DesignPoint], objectives: Sequence[str], subject: str) -> Canvas:
+    from xmsim.reports.figures.style import INK, SIMULATED, canvas, colours, heading, logarithmic, markers  # slow, as matplotlib is
+
     pairs = [("latency_ms", other) for other in objectives[1:]]
     if {"energy_uj", "area_mm2"} <= set(objectives):
         pairs.append(("area_mm2", "energy_uj"))
@@ -123,5 +127,7 @@ def _draw(rows: Sequence[DesignPoint], objectives: Sequence[str], subject: str) 
 
 
 def _draw_front(axes: Axes, values: npt.NDArray[np.float64]) -> None:
+    from xmsim.reports.figures.style import SOFT_INK
+
     front = np.unique(values[undominated(values)], axis=0)  # from left to right, and so from top to bottom
     axes.step(front[:, 0], front[:, 1], where="post", color=SOFT_INK, linewidth=0.8, zorder=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,23 @@ def test_a_whole_part_of_the_configuration_is_a_value(tmp_path: Path) -> None:
     assert (line["gigabytes_per_second"], banks["kind"]) == (64, "hbm2e_3200")
 
 
+def test_layers_and_decoded_tokens_are_those_that_the_file_names(tmp_path: Path) -> None:
+    (plain,) = swept(tmp_path, "").points()
+    assert plain.part.layers == plain.trace.layers == (0, 1) and plain.part.decode_tokens is None
+    for text, layers in (("layers: 1\n", (1,)), ("layers: 0-1\n", (0, 1)), ("layers: 0,1\n", (0, 1))):
+        assert next(swept(tmp_path, text).points()).part.layers == layers
+    assert next(swept(tmp_path, "decode: 3\n").points()).part.decode_tokens == 3
+
+
+def test_a_model_that_sees_every_token_is_not_decoded(tmp_path: Path) -> None:
+    encoder = tmp_path / "trace"
+    shutil.copytree(TRACE, encoder)
+    manifest = encoder / "manifest.json"
+    manifest.write_text(re.sub(r'"kind": "[a-z_]+"', '"kind": "none"', manifest.read_text()))
+    with pytest.raises(XmsimError, match=r"sweep.yaml:3:1: layer 0: every token sees every other, so the model does not decode"):
+        swept(tmp_path, "decode: 3\n", f"machines: [dynax_s]\ntraces: [{encoder}]\n")
+
+
 @pytest.mark.parametrize("name", shipped_sweeps())
 def test_shipped_sweeps_are_read_and_have_some_dozen_points(name: str) -> None:
     assert 12 <= read_sweep(name, [TRACE]).size <= 100
@@ -93,6 +112,11 @@ def test_shipped_sweeps_are_read_and_have_some_dozen_points(name: str) -> None:
         ("methods: []\n", "3:1: methods: names nothing; give at least one"),
         ("methods: [xm, native, xm]\n", "3:23: methods: xm stands here twice; keep one"),
         ("axis: {}\n", "3:1: axis: unknown key; did you mean axes?"),
+        ("layers: 0-2\n", "3:1: layers 0-2: no layer 2; layers are 0 to 1"),
+        ("layers: all\n", "3:1: layers all: write numbers and ranges, e.g. 0-3,5"),
+        ("layers: [0]\n", "3:1: layers: input should be a valid string"),
+        ("decode: 0\n", "3:1: decode: input should be greater than 0 (got 0)"),
+        ("decode: 4096\n", "3:1: decode 4096: window 0 has 6 tokens and the prefill needs one of them; decode at most 5"),
     ],
 )
 def test_a_fault_is_one_sentence_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:

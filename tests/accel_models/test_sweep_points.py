@@ -114,6 +114,43 @@ def test_the_key_is_that_of_everything_a_result_depends_on(monkeypatch: pytest.M
     assert len({plain.key, *(other.key for other in others)}) == 7
 
 
+def test_layers_and_decoded_tokens_are_part_of_every_key() -> None:
+    first, *others = ((None, None), ((0,), None), ((1,), None), (None, 2), (None, 3), ((0,), 2))
+    plain = part_of_trace(*first)
+    for part in map(lambda one: part_of_trace(*one), others):
+        assert part.key != plain.key and part.mask_key != plain.mask_key and part.schedule_key != plain.schedule_key
+    assert len({part_of_trace(*one).key for one in (first, *others)}) == 6
+
+
+def test_all_layers_named_are_all_layers() -> None:
+    assert part_of_trace(TRACE.layers, None).key == part_of_trace(None, None).key
+
+
+def part_of_trace(layers: tuple[int, ...] | None, decode_tokens: int | None) -> Point:
+    machine = SweptMachine("dynax_s", load_accelerator("dynax_s"))
+    (only,) = Sweep((machine,), (TRACE,), (None,), (), False, layers, decode_tokens).points()
+    return only
+
+
+def test_equal_configurations_have_equal_keys_whatever_is_varied() -> None:
+    """A value that is varied and one that stands in the YAML are the same; keys are found in whatever order points are asked for."""
+    plain = point()
+    config = plain.config()
+    said = {"clock_mhz": config["clock_mhz"], "kv.buffer_bytes": config["kv"]["buffer_bytes"], "dram": config["dram"], "kv": config["kv"]}
+    for path, value in said.items():
+        assert point(**{path.replace(".", "__"): value}).key == plain.key, path
+    axes = (
+        Axis(("kv.buffer_bytes",), ((65536,), (131072,))),
+        Axis(("clock_mhz", "kv.outstanding_loads"), ((400.0, 2), (500.0, 4))),
+    )
+    sweep = Sweep((SweptMachine("dynax_s", load_accelerator("dynax_s")),), (TRACE,), (None,), axes, False)
+    forwards = [one.key for one in sweep.points()]
+    assert len(set(forwards)) == 4
+    for place, key in reversed(list(zip([(0, 0, 0, a, b) for a in (0, 1) for b in (0, 1)], forwards, strict=True))):
+        apart = replace(sweep, axes=tuple(Axis(axis.paths, (axis.steps[step],)) for axis, step in zip(axes, place[3:], strict=True)))
+        assert sweep.point(place).key == key == next(apart.points()).key
+
+
 def test_a_machines_own_method_given_to_all_is_the_same_result() -> None:
     assert point("dense", method="dense").key == point("dense").key
 

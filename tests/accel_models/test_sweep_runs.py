@@ -13,13 +13,16 @@ import pytest
 from xmsim.accel_models.accelerator import Accelerator
 from xmsim.accel_models.runs import simulate_trace
 from xmsim.accel_models.sweep.masks import MaskFolder
-from xmsim.accel_models.sweep.points import Point, Sweep
+from xmsim.accel_models.sweep.points import Point, Sweep, TracePart
 from xmsim.accel_models.sweep.runs import run_points
 from xmsim.accel_models.sweep.simulate import Outcome, simulate_points
 from xmsim.accel_models.sweep.sweep_file import read_sweep
 from xmsim.accel_models.sweep.workers import Workers, workers
 from xmsim.configs.errors import XmsimError
-from xmsim.traces.store import open_trace
+from xmsim.traces.manifest import Bias, Manifest, ModelFacts
+from xmsim.traces.store import Trace, open_trace
+from xmsim.traces.writer import TraceWriter
+from xmsim.workloads.decode import decode_workloads, with_prefill_scale
 from xmsim.workloads.methods.library import load_method
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -32,6 +35,19 @@ axes:
   clock_mhz: [400, 500]
   dram: [{gigabytes_per_second: 16, latency_ns: 100}, {kind: lpddr5_6400, latency_ns: 40}]
 """
+
+
+PHASES = ("", "decode: 1\n", "decode: 2\n")
+
+
+def trace_of(folder: Path, *, tokens: int, layers: int = 1) -> Trace:
+    """A causal trace of random operands: 4 heads on 2 KV heads."""
+    model = ModelFacts("random", "llama", layers, 4, 2, 16, 64, 100, "0" * 64, "0" * 64)
+    writer = TraceWriter(folder, Manifest(model, "float32", (tokens,), tuple(range(layers)), (0, 1, 2, 3), (0, 1), seed=0))
+    for layer in writer.missing:
+        q, k, v = (np.random.default_rng([layer, at]).standard_normal((1, n, tokens, 16), np.float32) for at, n in enumerate((4, 2, 2)))
+        writer.write_layer(layer, q=q, k=k, v=v, scale=0.25, bias=Bias("causal"))
+    return open_trace(folder)
 
 
 def sweep_of(folder: Path, text: str, trace: Path = TRACE) -> Sweep:
@@ -69,6 +85,37 @@ def test_a_point_has_the_numbers_that_simulate_gives(tmp_path: Path) -> None:
         bar = record.costs.energy
         assert (metrics["energy_low_pj"], metrics["energy_high_pj"]) == pytest.approx((bar.low, bar.high), rel=1e-12)
         assert metrics["energy_low_pj"] < metrics["energy_pj"] < metrics["energy_high_pj"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "layers", "decode"), [("layers: 1\n", [1], None), ("decode: 3\n", None, 3), ("layers: 0-0\ndecode: 2\n", [0], 2)]
+)
+def test_a_part_of_a_trace_has_the_numbers_that_simulate_gives(
+    tmp_path: Path, asked: str, layers: list[int] | None, decode: int | None
+) -> None:
+    trace = trace_of(tmp_path / "trace", tokens=66, layers=2)
+    text = "machines: [dynax_s, sanger]\nmethods: [native, topk]\naxes:\n  clock_mhz: [400, 500]\n"
+    found = outcomes(sweep := sweep_of(tmp_path, text + asked, trace.path), tmp_path)
+    assert len(found) == 8
+    for point in sweep.points():
+        record = simulate_trace(trace, machine_of(point), point.method if point.same_mask else None, layers=layers, decode_tokens=decode)
+        metrics = found[point.key].metrics
+        assert metrics is not None and record.costs is not None
+        assert metrics["total_cycles"] == record.cycles
+        assert metrics["latency_ms"] == record.milliseconds(record.cycles)
+        assert metrics["dram_bytes"] == sum(sum(sum(c.values()) for c in run.result.traffic.values()) for run in record.runs)
+        assert metrics["energy_pj"] == pytest.approx(record.costs.energy.nominal, rel=1e-12)
+        assert len(record.runs) == (decode or 1) * (2 if layers is None else 1)
+
+
+def test_phases_of_one_trace_share_a_folder_of_masks(tmp_path: Path) -> None:
+    trace = trace_of(tmp_path / "trace", tokens=66)
+    apart = [
+        outcomes(sweep_of(tmp_path, f"machines: [sanger]\n{asked}", trace.path), tmp_path / str(at)) for at, asked in enumerate(PHASES)
+    ]
+    together = [outcomes(sweep_of(tmp_path, f"machines: [sanger]\n{asked}", trace.path), tmp_path) for asked in PHASES]
+    assert together == apart
+    assert len({key for found in together for key in found}) == len(PHASES)
 
 
 def test_error_bars_are_made_only_if_asked_for(tmp_path: Path) -> None:
@@ -112,7 +159,7 @@ def test_a_mask_is_made_once_for_each_method(tmp_path: Path, monkeypatch: pytest
     made = []
     original = MaskFolder.make
     monkeypatch.setattr(
-        MaskFolder, "make", lambda self, trace, method, layer: made.append(method.name) or original(self, trace, method, layer)
+        MaskFolder, "make", lambda self, trace, part, method, layer: made.append(method.name) or original(self, trace, part, method, layer)
     )
     sweep = sweep_of(tmp_path, SMALL)
     outcomes(sweep, tmp_path)
@@ -124,13 +171,26 @@ def test_a_mask_is_made_once_for_each_method(tmp_path: Path, monkeypatch: pytest
 
 def test_a_mask_file_holds_the_methods_mask_and_its_shape(tmp_path: Path) -> None:
     trace, method = open_trace(TRACE), load_method("xm")
-    folder = MaskFolder(tmp_path)
-    folder.make(trace, method, trace.layers[1])
-    captured = trace.read_layer(trace.layers[1])
-    for window in range(trace.windows):
-        workload = folder.workload(trace, method, trace.layers[1], window)
+    folder, part, layer = MaskFolder(tmp_path), TracePart(trace.layers), trace.layers[1]
+    folder.make(trace, part, method, layer)
+    captured = trace.read_layer(layer)
+    for window, tokens in enumerate(captured.valid_tokens):
+        workload = folder.workload(trace, part, method, layer, window, tokens)
         assert np.array_equal(workload.keep(), method.keep(captured, window))
         assert workload.kv_heads == len(captured.kv_head_ids) and workload.head_dim == captured.q.shape[3]
+
+
+def test_a_mask_file_holds_the_masks_of_decoded_tokens(tmp_path: Path) -> None:
+    """Their rows end in different words: 64 keys are one, 65 are two."""
+    trace, method = trace_of(tmp_path / "trace", tokens=66), load_method("topk")
+    folder, part = MaskFolder(tmp_path), TracePart(trace.layers, decode_tokens=3)
+    assert list(part.cache_tokens(66)) == [64, 65, 66]
+    folder.make(trace, part, method, 0)
+    captured = with_prefill_scale(trace.read_layer(0), 3)
+    for keys, expected in zip((64, 65, 66), decode_workloads(captured, 0, method, 3), strict=True):
+        workload = folder.workload(trace, part, method, 0, 0, keys)
+        assert (workload.queries, workload.keys, workload.causal) == (1, keys, True)
+        assert np.array_equal(workload.words, expected.words)
 
 
 BAD = """\

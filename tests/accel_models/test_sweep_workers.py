@@ -132,3 +132,29 @@ def test_a_killed_worker_is_a_sentence() -> None:
 
     with workers(2) as staff, pytest.raises(XmsimError, match="a worker was killed, most likely for want of memory"):
         list(staff.map(kill_this_process, range(2)))
+
+
+MARKS = """\
+import sys, time
+from pathlib import Path
+from xmsim.accel_models.sweep.workers import workers
+
+def leave_a_mark(number, folder=Path(sys.argv[1])):
+    (folder / str(number)).touch()
+    time.sleep(0.3)
+
+with workers(2) as staff:
+    for _ in staff.map(leave_a_mark, range(60)):
+        print("done", flush=True)
+"""
+
+
+def test_workers_of_a_killed_process_begin_nothing_more(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", MARKS, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for _ in range(4):
+            process.stdout.readline()
+        process.kill()
+    begun = len(list(tmp_path.iterdir()))
+    time.sleep(1.5)
+    assert 4 <= begun <= 8 and len(list(tmp_path.iterdir())) == begun

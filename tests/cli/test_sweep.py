@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,54 @@ def test_an_unchanged_sweep_simulates_nothing_and_failed_points_only_on_request(
     assert Path("out/points.csv").read_bytes() == before
     small.write_text(SWEEP.replace("[400, 500]", "[400, 450, 500]"))  # what is common to both is not simulated again
     assert run(monkeypatch, *words) == 0 and "12 points: 6 simulated, 6 failed; 4 of them now" in capsys.readouterr().out
+
+
+def test_an_unchanged_sweep_writes_nothing_and_waits_for_no_plots(small: Path) -> None:
+    command = [sys.executable, "-c", SAYS_WHAT_IT_LOADED, "sweep", str(small), "--trace", str(TRACE), "--out", "out", "--jobs", "1"]
+    assert finished(command).endswith("matplotlib True\n")
+    before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*") if path.name.split(".")[-1] in ("csv", "png", "npy")}
+    assert finished(command).endswith("matplotlib False\n")
+    assert len(before) > 3 and all(path.stat().st_mtime_ns == then for path, then in before.items())
+    Path("out/pareto.png").unlink()
+    assert finished(command).endswith("matplotlib True\n") and Path("out/pareto.png").exists()
+
+
+SAYS_WHAT_IT_LOADED = """\
+import sys
+from xmsim.cli import main
+try:
+    main()
+finally:
+    print("matplotlib", "matplotlib" in sys.modules)
+"""
+
+
+def test_a_damaged_store_is_a_sentence(small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (small, "--trace", TRACE, "--out", "out", "--jobs", 1)
+    run(monkeypatch, *words)
+    store = Path("out/points.sqlite")
+    store.write_bytes(store.read_bytes()[:5000])
+    capsys.readouterr()
+    assert run(monkeypatch, *words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("xmsim: out/points.sqlite: no run store, or a damaged one (database disk image is malformed); move it away")
+    assert said.count("\n") == 1
+    store.rename("away")
+    assert run(monkeypatch, *words) == 0
+
+
+def test_decoded_tokens_and_layers_are_named_beside_the_front(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (small, "--trace", TRACE, "--out", "out", "--jobs", 1)
+    small.write_text(f"{SWEEP}decode: 2\nlayers: 1\n")
+    assert run(monkeypatch, *words) == 0
+    assert "Designs that no other beats, layer 1, last 2 tokens decoded" in capsys.readouterr().out
+    small.write_text(f"{SWEEP}layers: 1\n")
+    assert run(monkeypatch, *words) == 0 and "8 of them now" in capsys.readouterr().out
+    with closing(sqlite3.connect("out/points.sqlite")) as store:
+        said = [json.loads(config)["simulated"] for (config,) in store.execute("SELECT config FROM points")]
+    assert said.count({"layers": [1], "decode_tokens": 2}) == said.count({"layers": [1], "decode_tokens": None}) == 8
 
 
 def test_a_sweep_of_failures_alone_is_refused_with_the_first(

@@ -27,7 +27,7 @@ def extract(
     """Run a model over a text once and store Q, K and V of its layers: what decides its attention's sparsity."""
     from xmsim.cli.derived import derived_lines
     from xmsim.cli.progress import progress_bar
-    from xmsim.cli.selection import parse_numbers
+    from xmsim.configs.selection import parse_numbers
     from xmsim.workloads.extraction.extract import extract_trace
 
     chosen_layers = None if layers is None else parse_numbers(layers, "layer")

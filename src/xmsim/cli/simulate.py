@@ -38,8 +38,8 @@ def simulate(
     from xmsim.accel_models import load_accelerator
     from xmsim.accel_models.runs import result_file_name, simulate_trace
     from xmsim.cli.progress import progress_bar
-    from xmsim.cli.selection import parse_selection
     from xmsim.cli.tables import costs_line, detail_tables, machine_line, machines_table, table_console
+    from xmsim.configs.selection import parse_selection
     from xmsim.sim.result import HeadSampling, write_result
     from xmsim.traces.errors import TraceError
     from xmsim.traces.store import open_trace

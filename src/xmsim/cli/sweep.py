@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xmsim.configs.errors import XmsimError
+from xmsim.configs.errors import XmsimError, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from xmsim.accel_models.sweep.points import Point
+    from xmsim.accel_models.sweep.points import Point, Sweep
     from xmsim.reports.figures.pareto import DesignPoint
     from xmsim.reports.store import StoredPoint
     from xmsim.reports.sweep import SweptPoint
@@ -72,8 +73,8 @@ def sweep(
     with workers(jobs or _cores(), cluster) as staff, RunStore(out / STORE) as store:
         simulated = 0
 
-        def evaluate(points: Sequence[Point]) -> Mapping[str, Mapping[str, float] | None]:
-            """Simulate what is not in the store, and give the numbers of all."""
+        def simulate(points: Sequence[Point]) -> None:
+            """Add to the store what is not in it."""
             nonlocal simulated
             named = {point.key: point for point in points}
             done = store.keys(failed=not retry_failed)
@@ -81,20 +82,24 @@ def sweep(
                 for outcome in run_points(points, staff, out / MASKS, done=done, error_bars=plan.error_bars, progress=progress):
                     store.add([_stored(named[outcome.key], outcome.metrics, outcome.error)])
                     simulated += 1
-            found = store.outcomes()
-            return {key: found[key][0] for key in named}
+
+        def evaluate(points: Sequence[Point]) -> Mapping[str, Mapping[str, float] | None]:
+            """The numbers of all points, simulated or stored."""
+            simulate(points)
+            return {key: metrics for key, (metrics, _) in store.outcomes(point.key for point in points).items()}
 
         if search is None:
             points = list(plan.points())
-            evaluate(points)
+            simulate(points)
         else:
             points = search_points(plan, evaluate, trials=search, objectives=objective or OBJECTIVES, seed=seed)
-        outcomes = store.outcomes()
-    rows = [_row(point, *outcomes[point.key], evaluations) for point in points]
-    figures, files = write_sweep_report(rows, out)
+        outcomes = store.outcomes(point.key for point in points)
+    rows = list(_rows(points, outcomes, evaluations))
+    part = _part(plan)
+    figures, files = write_sweep_report(rows, out, part)
     console = table_console()
     for figure in figures:
-        console.print(_front_table(figure.rows, figure.title))
+        console.print(_front_table(figure.rows, f"{figure.title}, {part}" if part else figure.title))
         console.print(figure.claim, highlight=False, markup=False)
     for line in _ending(rows, simulated, (out / STORE, *files)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -102,11 +107,20 @@ def sweep(
         raise XmsimError(f"{file}: every point failed; the first: {rows[0].error}")
 
 
+def _part(plan: Sweep) -> str:
+    """What of each trace is simulated, in words; none: the prefill of all its layers."""
+    from xmsim.reports.words import counted, ranges
+
+    layers = [] if plan.layers is None else [f"{'layer' if len(plan.layers) == 1 else 'layers'} {ranges(plan.layers)}"]
+    decoded = [] if plan.decode_tokens is None else [f"last {counted(plan.decode_tokens, 'token')} decoded"]
+    return ", ".join(layers + decoded)
+
+
 def _ending(rows: Sequence[SweptPoint], simulated: int, files: Sequence[Path]) -> Iterator[str]:
     """What became of the points, the most frequent reasons of failure, and what was written."""
     failed = [row.error for row in rows if row.error is not None]
     for reason, count in Counter(failed).most_common(REASONS):
-        yield f"failed, {count} points: {reason}"
+        yield f"failed, {count} points: {printable(reason)}"
     yield f"{len(rows)} points: {len(rows) - len(failed)} simulated, {len(failed)} failed; {simulated} of them now"
     yield from (f"wrote {path}" for path in files)
 
@@ -129,28 +143,44 @@ def _stored(point: Point, metrics: dict[str, float] | None, error: str | None) -
         machine=point.machine.name,
         method=_method_label(point),
         trace_sha256=point.trace.sha256,
-        config=point.config(),
+        config=point.config() | {"simulated": asdict(point.part)},
         metrics=metrics,
         error=error,
     )
 
 
-def _row(point: Point, metrics: dict[str, float] | None, error: str | None, evaluations: Sequence[EvaluationRecord]) -> SweptPoint:
-    from xmsim.reports.sweep import SweptPoint, perplexity_of
+def _rows(
+    points: Iterable[Point],
+    outcomes: Mapping[str, tuple[dict[str, float] | None, str | None]],
+    evaluations: Sequence[EvaluationRecord],
+) -> Iterator[SweptPoint]:
+    from xmsim.reports.sweep import SweptPoint
 
-    perplexity = None
-    if point.method:
-        facts = point.trace.manifest
-        perplexity = perplexity_of(evaluations, model=facts.model.name, method=point.method.parameters, tokens=facts.tokens)
-    return SweptPoint(
-        machine=point.machine.name,
-        trace=str(point.trace.path),
-        method=_method_label(point),
-        values={path: json.dumps(value) if isinstance(value, dict | list) else value for path, value in point.values.items()},
-        metrics=metrics,
-        error=error,
-        perplexity=perplexity,
-    )
+    of_masks: dict[tuple[str, str], tuple[str, float | None]] = {}  # label and perplexity, which thousands of points share
+    for point in points:
+        mask = point.mask_key, point.method_name
+        if mask not in of_masks:
+            of_masks[mask] = _method_label(point), _perplexity(point, evaluations)
+        method, perplexity = of_masks[mask]
+        metrics, error = outcomes[point.key]
+        yield SweptPoint(
+            machine=point.machine.name,
+            trace=str(point.trace.path),
+            method=method,
+            values={path: json.dumps(value) if isinstance(value, dict | list) else value for path, value in point.values.items()},
+            metrics=metrics,
+            error=error,
+            perplexity=perplexity,
+        )
+
+
+def _perplexity(point: Point, evaluations: Sequence[EvaluationRecord]) -> float | None:
+    from xmsim.reports.sweep import perplexity_of
+
+    if point.method is None:
+        return None
+    facts = point.trace.manifest
+    return perplexity_of(evaluations, model=facts.model.name, method=point.method.parameters, tokens=facts.tokens)
 
 
 def _front_table(rows: Sequence[DesignPoint], title: str) -> Table:

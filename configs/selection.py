@@ -1,4 +1,4 @@
-"""Selections such as 0-3,5 on the command line."""
+"""Selections such as 0-3,5 on the command line and in YAML."""
 
 from __future__ import annotations
 
