@@ -33,7 +33,8 @@ def measurement_of(rows: list[dict[str, Any]], phase: str, tokens: int, host: Ho
     runs: dict[tuple[str, str], MeasuredRun] = {}
     for run in map(_run, rows):
         runs.setdefault((run.operation, run.backend), run)
-    return MeasurementRecord(host, trace, {"name": "xm" if phase == "decode" else "xm, random tiles"}, tuple(runs.values()))
+    method = {"name": "xm" if phase == "decode" else "xm, random tiles"}
+    return MeasurementRecord(host, trace, method, {"phase": phase, "calls": "graphs on copies that no cache holds"}, tuple(runs.values()))
 
 
 def _phase(row: dict[str, Any]) -> str:

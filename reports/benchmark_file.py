@@ -12,6 +12,7 @@ from xmsim.configs.record import read_record
 from xmsim.workloads.measurement import Host, Timing
 
 BENCHMARK_VERSION = 1
+MOST_NUMBER = 1e300  # beyond it no number of a kernel lies, nor NaN
 OVER = "times_as_fast_as_"  # what a key that holds a ratio begins with; the baseline's name follows
 
 
@@ -72,4 +73,7 @@ def _row(run: dict[str, Any], place: str) -> BenchmarkRow:
     if not in_order(timing) or not all(0 < one.first_quartile <= one.median <= one.third_quartile for one in over.values()):
         raise RecordError(f"{place}: a median is not between its quartiles; was the file edited? measure again")
     facts = {key: value for key, value in run.items() if isinstance(value, str | int | float)}
+    for key, value in facts.items():
+        if not isinstance(value, str) and not abs(value) <= MOST_NUMBER:
+            raise RecordError(f"{place}: {key} is not a number; was the file edited? measure again")
     return BenchmarkRow(str(run.get("kernel", run.get("name", "unnamed"))), facts, timing, over)

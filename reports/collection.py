@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from xmsim.configs.errors import RecordError, XmsimError
-from xmsim.configs.record import record_kind
+from xmsim.configs.record import read_record, record_kind
 from xmsim.reports.benchmark_file import Benchmark, read_benchmark
 from xmsim.reports.load import (
     Comparison,
@@ -22,8 +22,10 @@ from xmsim.reports.load import (
     read_simulated,
     refuse_different_traces,
 )
-from xmsim.reports.measured_work import Generated, MeasuredKernel, measured_kernels, read_generated
+from xmsim.reports.measured_work import ON_GPU, Generated, MeasuredKernel, measured_kernels, read_generated
+from xmsim.reports.models import NO_MODELS, Models, Predicted
 from xmsim.sim.result import PREFILL
+from xmsim.workloads.measuring.host_check_record import CROSS_CHECK_VERSION, read_cross_check
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Collection:
     parts: tuple[Comparison, ...]  # one for each extent of the trace's layers: prefill, decode, with projections
     generated: tuple[Generated, ...]
     benchmarks: tuple[Benchmark, ...]
+    predicted: tuple[Predicted, ...]  # measured kernels, by models of hosts
     left_out: tuple[str, ...]  # sentences about files that say nothing here
 
     @cached_property
@@ -53,6 +56,19 @@ class Collection:
         return str(self.generated[0].record.model.get("name") or "an unnamed model") if self.generated else "measured kernels"
 
     @property
+    def measured_gpus(self) -> tuple[str, ...]:
+        """GPUs on which something here was timed."""
+        found = [row.work.host for row in self.kernels if row.work.conditions.endswith(ON_GPU)]
+        runs = [(one.record.host.gpu, run.device) for part in self.parts for one in part.measured for run in one.record.runs]
+        return tuple(dict.fromkeys((*found, *(gpu for gpu, device in runs if device != "cpu"))))
+
+    @property
+    def drawn_predictions(self) -> dict[str, Predicted]:
+        """Those that predict something, by the name of their figure."""
+        found = [one for one in self.predicted if one.record.runs]
+        return {f"predicted_against_measured{f'_{place + 1}' if place else ''}": one for place, one in enumerate(found)}
+
+    @property
     def simulated(self) -> tuple[Simulated, ...]:
         """The results of all parts."""
         return tuple(one for part in self.parts for one in part.simulated)
@@ -63,8 +79,8 @@ class Collection:
         return self.main.evaluated if self.main else ()
 
 
-def collect(files: Sequence[Path]) -> Collection:
-    """Read what simulate, measure and evaluate write, and records of benchmarks.
+def collect(files: Sequence[Path], models: Models = NO_MODELS) -> Collection:
+    """Read what simulate, measure, evaluate and calibrate write, and records of benchmarks.
 
     Raises:
         RecordError: a file that is none of these, is damaged, or does not fit the others (both files are named).
@@ -75,10 +91,13 @@ def collect(files: Sequence[Path]) -> Collection:
     evaluated: list[Evaluated] = []
     generated: list[Generated] = []
     benchmarks: list[Benchmark] = []
+    constants: list[Path] = []  # of hosts, with measured kernels or to be used on those that are here
+    checked: list[Predicted] = []
     for path in different(files):
         kind = record_kind(path)
         if kind == "result":
-            simulated.append(replace(read_simulated(path), number=len(simulated)))
+            one = replace(read_simulated(path), number=len(simulated))
+            simulated.append(replace(one, layer_costs=models.layer_costs(one.record)))
         elif kind == "measurement":
             measured.append(read_measured(path))
         elif kind == "evaluation":
@@ -87,20 +106,56 @@ def collect(files: Sequence[Path]) -> Collection:
             generated.append(read_generated(path))
         elif kind == "benchmark":
             benchmarks.append(read_benchmark(path))
+        elif kind == "cross_check":
+            checked.append(Predicted(path, _software(path), read_cross_check(path)))
+        elif kind in ("host_check", "calibration"):
+            constants.append(path)
         else:
-            raise RecordError(f"{path}: this is a {kind} file; compare reads what simulate, measure and evaluate write, and benchmarks")
+            raise RecordError(
+                f"{path}: this is a {kind} file; compare reads what simulate, measure, evaluate and calibrate write, and benchmarks"
+            )
     sources: list[Simulated | Measured] = [*simulated, *measured]
-    if not sources and not generated and not benchmarks:
+    if not sources and not generated and not benchmarks and not checked and not constants:
         raise XmsimError("compare: no file to compare was given; name those that simulate and measure wrote")
     if sources:
         refuse_different_traces(sources)
+    timed = [one.path for one in generated] + [one.path for one in benchmarks if any("threads" in row.facts for row in one.rows)]
+    found = {path: models.cross_check(path, timed) for path in constants}
+    checked += [Predicted(path, _software(path), record) for path, record in found.items() if record]
+    parts = _parts(simulated, measured, evaluated)
     silent = [one for one in benchmarks if not measured_kernels((), [one])]
     return Collection(
-        parts=_parts(simulated, measured, evaluated),
+        parts=parts,
         generated=tuple(generated),
         benchmarks=tuple(one for one in benchmarks if one not in silent),
-        left_out=tuple(f"{one.path.name}: left out, none of its kernels was timed beside a baseline." for one in silent),
+        predicted=tuple(checked),
+        left_out=(
+            *(f"{one.path.name}: left out, none of its kernels was timed beside a baseline." for one in silent),
+            *(
+                f"{path.name}: left out, as no benchmark or generation record of its processor is here whose kernels it could predict."
+                for path, record in found.items()
+                if record is None
+            ),
+            *_alone(parts),
+        ),
     )
+
+
+def _software(path: Path) -> str:
+    """The xmsim that wrote a record of predictions, or of constants."""
+    return str(read_record(path, record_kind(path), CROSS_CHECK_VERSION).get("xmsim", "unknown"))
+
+
+def _alone(parts: Sequence[Comparison]) -> list[str]:
+    """A sentence for each measurement of an extent that nobody simulated, where others were."""
+    if not any(part.simulated for part in parts):
+        return []
+    return [
+        f"{one.path.name}: times {one.extent}, which no result here simulates, so it stands beside none of them."
+        for part in parts
+        if not part.simulated
+        for one in part.measured
+    ]
 
 
 def _parts(simulated: list[Simulated], measured: list[Measured], evaluated: list[Evaluated]) -> tuple[Comparison, ...]:

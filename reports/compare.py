@@ -15,6 +15,7 @@ from xmsim.reports.figures.density_map import density_map
 from xmsim.reports.figures.figure import Figure
 from xmsim.reports.figures.kernel_speedups import kernel_speedups
 from xmsim.reports.figures.layer_latency import layer_latency
+from xmsim.reports.figures.predicted_against_measured import predicted_against_measured
 from xmsim.reports.figures.published_beside_ours import published_beside_ours
 from xmsim.reports.figures.roofline import roofline
 from xmsim.reports.figures.simulated_against_measured import simulated_against_measured
@@ -24,6 +25,7 @@ from xmsim.reports.figures.waterfall import waterfall
 from xmsim.reports.load import Comparison
 from xmsim.reports.long_table import collection_table
 from xmsim.reports.markdown import markdown_report
+from xmsim.reports.models import NO_MODELS, Models
 from xmsim.reports.page import Contents, Part, page
 from xmsim.reports.summary import collection_summary, kernel_sentences
 from xmsim.reports.totals import machine_totals
@@ -41,13 +43,15 @@ class CompareOutcome:
     summary: tuple[str, ...]  # every machine and kernel
 
 
-def compare(files: Sequence[Path], out: Path) -> CompareOutcome:
+def compare(files: Sequence[Path], out: Path, models: Models = NO_MODELS) -> CompareOutcome:
     """Write report.html, report.md, report.csv and, for each figure, a PNG and a CSV into the folder `out`.
+
+    Without models there is no energy of layers, and a calibration or a host check is refused.
 
     Raises:
         XmsimError: a file cannot be used, files do not belong together, or `out` cannot be written.
     """
-    contents = contents_of(collect(files))
+    contents = contents_of(collect(files, models))
     report, plain, table = out / "report.html", out / "report.md", out / "report.csv"
     write_text(table, collection_table(contents.collection))
     write_text(plain, markdown_report(contents))
@@ -67,6 +71,7 @@ def contents_of(collection: Collection) -> Contents:
     parts = [Part(comparison, _renamed(draw(comparison), place)) for place, comparison in enumerate(collection.parts)]
     besides = [kernel_speedups(collection.kernels), published_beside_ours(collection)]
     drawn = {figure.name: figure for figure in besides if figure}
+    drawn |= {name: replace(predicted_against_measured(one.record), name=name) for name, one in collection.drawn_predictions.items()}
     return Contents(collection, tuple(parts), drawn, verdict(collection), collection_summary(collection))
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from xmsim.configs.files import write_text, write_whole
 from xmsim.reports.figures.predicted_against_measured import predicted_against_measured
-from xmsim.workloads.measuring.host_check_record import CheckedRun, CrossCheckRecord
+from xmsim.reports.table import Cell, Number, Table
+from xmsim.reports.words import percent
+from xmsim.workloads.measuring.host_check_record import CALIBRATED, CheckedRun, CrossCheckRecord
 
 ALL = "all"
 
@@ -58,6 +61,42 @@ def coverage(record: CrossCheckRecord) -> float:
     return predicted / max(1, predicted + len(record.left_out))
 
 
+def sure_words(record: CrossCheckRecord) -> str:
+    """How far predictions can be trusted, in a sentence: of the constants as they were calibrated, where there are some."""
+    model = f"the model of {record.model}{'' if record.validated else ' (stated, not calibrated)'}"
+    if not record.runs:
+        return f"Of {len(record.left_out)} measured series, {model} predicts none."
+    known = [row for row in accuracies(record) if row.series == ALL]
+    row = next((row for row in known if row.constants == CALIBRATED), known[0])
+    return (
+        f"Kernels on {record.host.cpu}: {model} is off by {percent(row.mean)} on average (bias {_signed(row.bias, 0)}, 95 % of "
+        f"{row.n} runs within {percent(row.p95)}), and predicts {percent(coverage(record))} of the measured series."
+    )
+
+
+def accuracy_table(record: CrossCheckRecord, file: str) -> Table:
+    """Errors of each kind of run, relative to what was measured."""
+    rows: list[list[Cell]] = [
+        [
+            row.constants,
+            row.series,
+            Number(row.n, str(row.n)),
+            Number(row.bias, _signed(row.bias, 1)),
+            Number(row.mean, f"{100 * row.mean:.1f} %"),
+            Number(row.p95, f"{100 * row.p95:.1f} %"),
+        ]
+        for row in accuracies(record)
+    ]
+    columns = ("constants", "runs", "n", "bias", "mean error", "95th percentile")
+    return Table("measured", f"Predicted against measured, {file}: errors relative to what was measured", columns, rows)
+
+
+def unpredicted(record: CrossCheckRecord) -> tuple[str, ...]:
+    """A sentence for each reason for which series have no prediction."""
+    reasons = Counter(left.reason for left in record.left_out)
+    return tuple(f"{count} series not predicted: {reason}." for reason, count in reasons.items())
+
+
 def markdown(record: CrossCheckRecord) -> str:
     """The table, and what is left out with the reasons."""
     lines = ["| constants | runs | n | bias | mean error | 95th percentile |", "|---|---|---|---|---|---|"]
@@ -69,10 +108,7 @@ def markdown(record: CrossCheckRecord) -> str:
         "",
         f"Constants of {record.model}{stated}; measured on {record.host.cpu}. Coverage: {100 * coverage(record):.0f} % of the series.",
     ]
-    reasons: dict[str, int] = {}
-    for left in record.left_out:
-        reasons[left.reason] = reasons.get(left.reason, 0) + 1
-    lines += ["", *(f"- {count} not predicted: {reason}" for reason, count in reasons.items())]
+    lines += ["", *(f"- {sentence}" for sentence in unpredicted(record))]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -84,6 +120,11 @@ def write_report(record: CrossCheckRecord, out: Path) -> tuple[Path, ...]:
     write_whole(image, figure.save_png)
     write_text(data, figure.csv())
     return table, image, data
+
+
+def _signed(share: float, decimals: int) -> str:
+    """`−5.4 %`, with the minus sign of print."""
+    return f"{100 * share:+.{decimals}f} %".replace("-", "−")
 
 
 def _series(run: CheckedRun) -> str:

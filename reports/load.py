@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,6 +59,7 @@ class Simulated:
     label: str  # the machine's name, with the file's where two files of a view share it
     complete: bool = True  # no run of the file is left out, so that its energy is that of its runs
     number: int = 0  # of the file among those of simulations, so that parts of the page can be told apart
+    layer_costs: Mapping[int, Costs] = field(default_factory=dict)  # of the layers of which no run is left out, where they are known
 
     @property
     def method(self) -> str:
@@ -181,10 +182,7 @@ def comparison_of(simulated: Sequence[Simulated], measured: Sequence[Measured], 
     return Comparison(
         trace=trace,
         work=work,
-        simulated=tuple(
-            replace(one, record=_only(one, work), complete=len(_only(one, work).runs) == len(one.record.runs))
-            for one in _labelled(simulated)
-        ),
+        simulated=tuple(_cut(one, work) for one in _labelled(simulated)),
         measured=tuple(replace(one, record=_only(one, work)) for one in measured),
         evaluated=tuple(one for one in evaluated if one not in foreign),
         left_out=(
@@ -358,6 +356,14 @@ def implementation(run: MeasuredRun) -> tuple[str, int, str, str, str, str]:
 def _only(source: Simulated | Measured, work: dict[Place, Shape]) -> Any:
     record: Any = source.record
     return replace(record, runs=tuple(run for run in record.runs if _place(run, source.phase) in work))
+
+
+def _cut(one: Simulated, work: dict[Place, Shape]) -> Simulated:
+    """The result without runs that not every source has, and what is known of layers that are whole."""
+    record = _only(one, work)
+    had, has = (Counter(run.layer for run in runs) for runs in (one.record.runs, record.runs))
+    costs = {layer: own for layer, own in one.layer_costs.items() if has[layer] == had[layer]}
+    return replace(one, record=record, complete=len(record.runs) == len(one.record.runs), layer_costs=costs)
 
 
 def _left_out(source: Simulated | Measured, work: dict[Place, Shape]) -> list[str]:

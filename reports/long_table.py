@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from xmsim.configs.costs import Quantity
 from xmsim.reports.bench import benches
 from xmsim.reports.collection import Collection
+from xmsim.reports.cross_check import ALL, accuracies, coverage
 from xmsim.reports.estimates import area_of, basis, energy_of
 from xmsim.reports.load import Comparison, Measured, Simulated
 from xmsim.reports.measured_work import MeasuredKernel
+from xmsim.reports.models import Predicted
 from xmsim.reports.published import CLAIMS
 from xmsim.reports.rank_stability import rankings
 from xmsim.reports.views import ViewGroup, view_groups
+from xmsim.reports.words import counted
 from xmsim.sim.result import PREFILL, Densities, SimResult
 
 COLUMNS = (
@@ -41,7 +44,9 @@ def long_table(comparison: Comparison) -> str:
 def collection_table(collection: Collection) -> str:
     """The same of every part, then measured work besides the trace's attention, and published speedups; `operation` says of which."""
     rows = [row for part in collection.parts for row in _part_rows(part)]
-    return _text([*rows, *(row for kernel in collection.kernels for row in _kernel_rows(kernel)), *_published_rows()])
+    rows += [row for kernel in collection.kernels for row in _kernel_rows(kernel)]
+    rows += [row for one in collection.predicted for row in _predicted_rows(one)]
+    return _text([*rows, *_published_rows()])
 
 
 def _text(rows: Iterable[Sequence[object]]) -> str:
@@ -93,6 +98,23 @@ def _kernel_rows(kernel: MeasuredKernel) -> Iterator[tuple[object, ...]]:
             yield *place, f"speedup over {base}", ratio.median, "×", *limits, basis_words
 
 
+def _predicted_rows(one: Predicted) -> Iterator[tuple[object, ...]]:
+    """Errors of each kind of run, then every run."""
+    record, file = one.record, one.path.name
+    for row in accuracies(record):
+        place = ("predicted", record.host.cpu, row.series, file, row.constants, "", "", "", "")
+        for metric, error in (("bias", row.bias), ("mean error", row.mean), ("95th percentile of errors", row.p95)):
+            yield *place, metric, error, "fraction", "", "", f"{row.n} runs, model of {record.model}"
+    whole = ("predicted", record.host.cpu, ALL, file, "", "", "", "", "")
+    yield *whole, "coverage", coverage(record), "fraction", "", "", "measured series that the model predicts"
+    for run in record.runs:
+        shape = ", ".join(f"{name} {value}" for name, value in run.shape.items())
+        operation = f"{run.operation}: {shape}, {counted(run.threads, 'thread')}, {run.constants}"
+        place = ("predicted", record.host.cpu, f"{run.kernel} {run.element}", run.source, operation, "", "", "", "")
+        yield *place, "latency, predicted", run.predicted_ms, "ms", "", "", f"bound by {run.bound_by}"
+        yield *place, "latency, median", run.measured_ms, "ms", run.first_quartile_ms, run.third_quartile_ms, "quartiles"
+
+
 def _published_rows() -> Iterator[tuple[object, ...]]:
     for claim in CLAIMS:
         metric = f"published speedup, {'at best' if claim.up_to else 'as stated'}"
@@ -130,8 +152,9 @@ def _simulated_rows(one: Simulated) -> Iterator[tuple[object, ...]]:
 
 
 def _estimated_rows(one: Simulated) -> Iterator[tuple[object, ...]]:
-    """Of the whole machine on all layers and windows."""
-    place = (one.label, one.method, one.record.view, _operation(one), "", "", "", "")
+    """Of the whole machine on all layers and windows, and the energy of each layer."""
+    name = (one.label, one.method, one.record.view, _operation(one))
+    place = (*name, "", "", "", "")
     if area := area_of(one):
         yield from _quantity_rows(place, "area", area, "mm2", one)
     if energy := energy_of(one):
@@ -139,6 +162,11 @@ def _estimated_rows(one: Simulated) -> Iterator[tuple[object, ...]]:
         yield "estimated", *place, "energy", energy.energy.nominal, "pJ", energy.energy.low, energy.energy.high, basis(energy)
         yield from _quantity_rows(place, "energy on chip", energy.on_chip_energy, "pJ", one)
         yield from _quantity_rows(place, "energy of DRAM", energy.dram_energy, "pJ", one)
+    for layer, costs in one.layer_costs.items():
+        for metric, quantity in (("energy on chip", costs.on_chip_energy), ("energy of DRAM", costs.dram_energy)):
+            parts = {metric: quantity.total} | {f"{metric}: {unit}": own for unit, own in quantity.by_unit.items()}
+            for part, own in parts.items():
+                yield "estimated", *name, layer, "", "", "", part, own.nominal, "pJ", own.low, own.high, basis(costs)
     if published := one.record.machine.area_mm2:
         yield "published", *place, "published area", published, "mm2", "", "", one.record.machine.area_source
 

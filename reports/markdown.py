@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from xmsim.reports.collection import Collection
+from xmsim.reports.cross_check import accuracy_table as prediction_errors
+from xmsim.reports.cross_check import sure_words, unpredicted
 from xmsim.reports.equal_accuracy import accuracy_groups
 from xmsim.reports.load import Comparison
 from xmsim.reports.measured_tables import claims_table, kernel_tables, linear_table, own_values_table
@@ -19,6 +21,7 @@ from xmsim.reports.tables import (
     costs_table,
     files_table,
     kernels_table,
+    layer_energy_table,
     layers_table,
     machines_table,
     prediction_table,
@@ -40,6 +43,8 @@ def markdown_report(contents: Contents) -> str:
         "Simulated numbers are cycles of a model over its clock, and estimates from tables; measured numbers are wall clock; published "
         "ones are what papers say."
     )
+    for one in collection.predicted:
+        parts.append("\n".join(f"- {escaped(line)}" for line in (sure_words(one.record), *unpredicted(one.record))))
     parts += [f"## {escaped(capitalised(content.title))}\n\n{markdown_table(content)}" for content in _tables(collection)]
     for figure in contents.figures:
         notes = "\n".join(f"- {escaped(note)}" for note in figure.notes)
@@ -54,6 +59,7 @@ def _tables(collection: Collection) -> Iterable[Table]:
     yield from kernel_tables(collection)
     if found := linear_table(collection):
         yield found
+    yield from (prediction_errors(one.record, one.path.name) for one in collection.drawn_predictions.values())
     yield claims_table(collection)
     if ours := own_values_table(collection):
         yield ours
@@ -70,7 +76,10 @@ def _tables_of(comparison: Comparison) -> Iterable[Table]:
             yield from (ranking_table(ranking) for ranking in rankings(group))
         if predicted := prediction_table(comparison):
             yield predicted
-        yield from (layers_table(one) for one in comparison.simulated)
+        for one in comparison.simulated:
+            yield layers_table(one)
+            if energies := layer_energy_table(one):
+                yield energies
     if comparison.measured:
         yield kernels_table(comparison)
 

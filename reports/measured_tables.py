@@ -9,9 +9,11 @@ from xmsim.reports.linear_layers import linear_pairs
 from xmsim.reports.measured_work import GENERATION, MeasuredKernel, Speedup
 from xmsim.reports.own_values import MEASURED, Compared, OwnValue, compared_claims
 from xmsim.reports.table import Cell, Number, Table
-from xmsim.reports.words import counted, factor, significant
+from xmsim.reports.words import counted, factor, listed, significant
 
 NOTHING = "–"
+GPU_KERNELS = "the record of benchmarks/gpu.py"
+GPU_ATTENTION = "xmsim measure TRACE --device cuda"
 
 
 def kernel_tables(collection: Collection) -> tuple[Table, ...]:
@@ -118,7 +120,7 @@ def claims_table(collection: Collection) -> Table:
                 claim.subject,
                 claim.quantity,
                 Number(claim.value, published),
-                _ours(compared),
+                _ours(compared, collection.measured_gpus),
                 claim.conditions,
                 claim.difference if compared.ours else NOTHING,
                 claim.source,
@@ -127,9 +129,15 @@ def claims_table(collection: Collection) -> Table:
     return Table("plain", "Published speedups, and ours of the same quantity", columns, rows)
 
 
-def _ours(compared: Compared) -> str:
+def _ours(compared: Compared, gpus: Sequence[str]) -> str:
+    """Where the value of ours is, or why there is none."""
+    claim = compared.claim
+    if not compared.ours and claim.of_gpu:
+        if gpus:
+            return f"measured on {listed(gpus)}, but not this"
+        return f"no GPU was measured; {GPU_ATTENTION if 'measured gpu' in claim.ours else GPU_KERNELS} would fill this in"
     if not compared.ours:
-        return "not in these files" if compared.claim.ours else "we have no such value"
+        return "not in these files" if claim.ours else "we have no such value"
     return f"{counted(len(compared.ours), 'value')} in the table below"
 
 

@@ -19,6 +19,7 @@ from xmsim.workloads.measuring.generation_record import GENERATION_VERSION, Gene
 GENERATION, LINEAR, PREFILL, DECODE, OTHER = "whole model", "linear layers", "attention, prefill", "attention, decode", "other kernels"
 TTFT, TPOT = "time to first token", "time per output token"
 PART_OF = ": "  # what parts the name of a kernel from that of its part
+ON_GPU = "GPU"  # what conditions end in, where no threads are named
 PLAIN_READ = "plain read"  # of as many bytes, with no product
 OWN_DENSE = ("packed", "dense bfloat16", "own dense")  # baselines of ours that skip nothing
 
@@ -206,7 +207,7 @@ def _conditions(row: BenchmarkRow) -> str:
     parts = [str(row.facts["dtype"])] if "dtype" in row.facts else []
     parts += ["mask given"] if row.facts.get("phase") == "prefill" else []
     parts += [f"{100 * share:g} % zeros"] if (share := _number(row, "weight_sparsity")) else []
-    parts += [_threads(row.facts["threads"])] if "threads" in row.facts else ["GPU"]
+    parts += [_threads(row.facts["threads"])] if "threads" in row.facts else [ON_GPU]
     return ", ".join(parts)
 
 

@@ -11,7 +11,7 @@ from xmsim.reports.collection import Collection
 from xmsim.reports.comparison_views import MULTIPLIERS
 from xmsim.reports.estimates import area_of, certain, energy_of, energy_terms, uncertain
 from xmsim.reports.load import NATIVE_VIEW, Simulated
-from xmsim.reports.measured_work import DECODE, GENERATION, LINEAR, TPOT, MeasuredKernel, Speedup, threads_of
+from xmsim.reports.measured_work import DECODE, GENERATION, LINEAR, ON_GPU, TPOT, MeasuredKernel, Speedup, threads_of
 from xmsim.reports.phases import EXECUTE, PREDICT, unit_phase
 from xmsim.reports.published import CLAIMS, Claim
 from xmsim.reports.totals import machine_totals
@@ -154,7 +154,7 @@ def _gpu_linear(kernel: str, base: str = "") -> Callable[[Collection], Sequence[
 
     def find(collection: Collection) -> list[OwnValue]:
         ratios: dict[str, list[Speedup | None]] = {}
-        rows = [row for row in collection.kernels if row.work.kind == LINEAR and row.work.conditions.endswith("GPU")]
+        rows = [row for row in collection.kernels if row.work.kind == LINEAR and row.work.conditions.endswith(ON_GPU)]
         rows = [row for row in rows if row.shape and row.shape[2] == 1 and row.sparsity is not None and HALF[0] <= row.sparsity <= HALF[1]]
         for row in rows:
             if row.kernel != kernel:

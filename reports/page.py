@@ -9,6 +9,8 @@ from importlib.resources import files
 
 from xmsim.configs.record import software_version
 from xmsim.reports.collection import Collection
+from xmsim.reports.cross_check import accuracy_table as prediction_errors
+from xmsim.reports.cross_check import sure_words, unpredicted
 from xmsim.reports.equal_accuracy import accuracy_groups, unused_targets
 from xmsim.reports.estimates import bar_words, energy_of
 from xmsim.reports.figures.figure import Figure
@@ -27,6 +29,7 @@ from xmsim.reports.tables import (
     files_table,
     heads_table,
     kernels_table,
+    layer_energy_table,
     layers_table,
     machines_table,
     metrics_table,
@@ -126,6 +129,7 @@ def _sections(contents: Contents, view: _View) -> dict[str, str]:
         made = {heading: make(first, view) for heading, make in SECTIONS.items()}
         made |= {capitalised(extent_of(part.comparison)): _other_part(part, view) for part in others}
     made["Linear layers, whole models and other kernels"] = _kernels(contents, view)
+    made["Predicted against measured"] = _predicted(contents, view)
     made["Published claims"] = _claims(contents, view)
     made["Where the numbers come from"] = _provenance(contents, view)
     return made
@@ -256,14 +260,18 @@ def _layer_by_layer(part: Part, view: _View) -> str:
     comparison = part.comparison
     parts = [view.figure(part.figures["layer_latency"])]
     if comparison.simulated:
+        known = any(one.layer_costs for one in comparison.simulated)
+        energies = "Energies are nominal (5 to 95 %) and add up to those of the machine; units open below the layers. " if known else ""
         parts.append(
             "<p>The lower bound of a layer is the work of its busiest unit, or its bytes over the bandwidth of DRAM: the same jobs "
-            "in no order are done sooner. Heads open below each layer.</p>\n"
+            f"in no order are done sooner. {energies}Heads open below each layer.</p>\n"
         )
     if not view.detail.layers:
         return "".join(parts) + "<p>Layers and heads of each machine: in <code>report.csv</code>.</p>\n"
     for one in comparison.simulated:
         layers = table(layers_table(one))
+        if by_unit := layer_energy_table(one):
+            layers += folded("Energy of each layer by unit, µJ (nominal)", table(by_unit))
         if view.detail.heads:
             layers += "".join(folded(f"Layer {layer}: heads", table(heads_table(one, layer))) for layer in comparison.layers)
         else:
@@ -316,6 +324,19 @@ def _kernels(contents: Contents, view: _View) -> str:
     return "".join(parts)
 
 
+def _predicted(contents: Contents, view: _View) -> str:
+    """How far models of hosts are from kernels that were measured there."""
+    parts = []
+    figures = {id(one): name for name, one in contents.collection.drawn_predictions.items()}
+    for one in contents.collection.predicted:
+        parts.append(f"<p>{prose(sure_words(one.record))}</p>\n")
+        if name := figures.get(id(one)):
+            parts += [view.figure(contents.besides[name]), _titled(prediction_errors(one.record, one.path.name))]
+        if left := unpredicted(one.record):
+            parts.append(folded(f"What {one.path.name} leaves out", bullets(left)))
+    return "".join(parts)
+
+
 def _claims(contents: Contents, view: _View) -> str:
     figure = contents.besides.get("published_beside_ours")
     drawn = view.figure(figure) if figure else ""
@@ -330,9 +351,11 @@ def _provenance(contents: Contents, view: _View) -> str:
     if collection.main:
         parts.append(folded("Trace", preformatted(_json(collection.main.trace))))
     for measured in (one for part in collection.parts for one in part.measured):
-        parts.append(_host(measured.path.name, measured.record.host, measured.record.method))
+        given = {"method": measured.record.method} | measured.record.conditions
+        parts.append(_host(measured.path.name, measured.record.host, given))
     parts += [_host(one.path.name, one.record.host, one.record.conditions) for one in collection.generated]
     parts += [_host(one.path.name, one.host, None) for one in collection.benchmarks]
+    parts += [_host(one.path.name, one.record.host, None) for one in collection.predicted]
     if not view.detail.configurations:
         return "".join(parts) + "<p>Methods and configurations of the machines: in the result files.</p>\n"
     for one in collection.simulated:

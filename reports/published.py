@@ -28,6 +28,11 @@ class Claim:
     ours: str  # the name of our value of the same quantity (reports/own_values.py); empty: we have none
     difference: str  # how the conditions of ours differ
 
+    @property
+    def of_gpu(self) -> bool:
+        """Whether a value of ours needs a GPU that was measured."""
+        return " gpu" in self.ours
+
 
 CLAIMS = (
     Claim(

@@ -45,9 +45,9 @@ def collection_summary(collection: Collection) -> tuple[str, ...]:
 
 
 def kernel_sentences(collection: Collection, *, attention: bool = True) -> tuple[str, ...]:
-    """What was measured: with `attention` the CPU's on the trace, then the best of each kind of other work."""
+    """What was measured: with `attention` the CPU's on the trace in the first part, then the best of each kind of other work."""
     lines = []
-    for part in collection.parts if attention else ():
+    for part in collection.parts[:1] if attention else ():
         for bench in benches(part):
             lines += [
                 _kernel_sentence(bench, series) for series in bench.series if bench.device == "cpu" and series.operation in (DENSE, SPARSE)
@@ -72,6 +72,7 @@ def _all_work(collection: Collection) -> str:
     besides = [extent_of(part) for part in collection.parts[1:]]
     besides += [counted(len(collection.generated), "measured model")] if collection.generated else []
     besides += [counted(len(collection.benchmarks), "kernel benchmark")] if collection.benchmarks else []
+    besides += [counted(len(collection.predicted), "cross-check")] if collection.predicted else []
     if collection.main is None:
         return f"{capitalised(listed(besides))}."
     first = work_sentence(collection.main)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from xmsim.configs.costs import Bar, Costs, Quantity
@@ -276,11 +277,13 @@ def prediction_table(comparison: Comparison) -> Table | None:
 
 
 def layers_table(one: Simulated) -> Table:
-    """Layer by layer: time, density, the lower bound, and what is left to it."""
+    """Layer by layer: time, energy, density, the lower bound, and what is left to it."""
     columns = (
         "layer",
         "cycles",
         "time, ms",
+        "energy on chip, µJ",
+        "energy of DRAM, µJ",
         "density",
         "lower bound, cycles",
         "left, at most",
@@ -292,16 +295,38 @@ def layers_table(one: Simulated) -> Table:
 
 def _layer_row(one: Simulated, bound: LayerBound) -> list[Cell]:
     time_ms = one.record.milliseconds(bound.cycles)
+    costs = one.layer_costs.get(bound.layer)
+    energies: list[Cell] = [_barred(own.total, 1e-6) for own in (costs.on_chip_energy, costs.dram_energy)] if costs else [NOT_KNOWN] * 2
     return [
         Number(bound.layer, str(bound.layer)),
         Number(bound.cycles, f"{bound.cycles:,}"),
         Number(time_ms, significant(time_ms)),
+        *energies,
         Number(bound.density, significant(bound.density)),
         Number(bound.roofline_cycles, f"{bound.roofline_cycles:,}"),
         Number(bound.left, factor(bound.left)),
         spaced(bound.resource),
         bound.loss_words or "–",
     ]
+
+
+def layer_energy_table(one: Simulated) -> Table | None:
+    """Nominal energy of each layer by unit, the unit that needs most first, DRAM among them; None where it is not known."""
+    units: Counter[str] = Counter()
+    by_layer: dict[int, dict[str, float]] = {}
+    for layer, costs in one.layer_costs.items():
+        quantities = (costs.on_chip_energy, costs.dram_energy)
+        by_layer[layer] = {unit: 1e-6 * own.nominal for quantity in quantities for unit, own in quantity.by_unit.items()}
+        units.update(by_layer[layer])
+    if not by_layer:
+        return None
+    names = [unit for unit, _ in units.most_common()]
+    rows: list[list[Cell]] = []
+    for layer, own in by_layer.items():
+        energies = [sum(own.values()), *(own.get(unit, 0.0) for unit in names)]
+        rows.append([Number(layer, str(layer)), *(Number(energy, significant(energy)) for energy in energies)])
+    columns = ("layer", "all", *(spaced(unit) for unit in names))
+    return Table("simulated", f"{one.label}, {one.record.view}: nominal energy of each layer by unit, µJ", columns, rows)
 
 
 def heads_table(one: Simulated, layer: int) -> Table:
@@ -407,5 +432,9 @@ def files_table(collection: Collection) -> Table:
     ]
     rows += [
         [one.path.name, "measured", f"{len(one.rows)} timings of kernels on {one.host.cpu}", one.software] for one in collection.benchmarks
+    ]
+    rows += [
+        [one.path.name, "predicted and measured", f"{len(one.record.runs)} predictions for kernels on {one.record.host.cpu}", one.software]
+        for one in collection.predicted
     ]
     return Table("plain", "Files", ("file", "kind", "of", "written by xmsim"), rows)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from xmsim.reports.bench import Bench, benches
 from xmsim.reports.collection import Collection
 from xmsim.reports.comparison_views import EQUAL_AREA, RAW, View, comparison_views, energy_ratios
+from xmsim.reports.cross_check import sure_words
 from xmsim.reports.difference.difference import difference_between
 from xmsim.reports.equal_accuracy import accuracy_groups, unused_targets
 from xmsim.reports.estimates import bar_words
@@ -16,9 +17,10 @@ from xmsim.reports.measured_tables import speedup_words
 from xmsim.reports.measured_work import GENERATION, TPOT, MeasuredKernel
 from xmsim.reports.quality import quality_of
 from xmsim.reports.rank_stability import rankings
+from xmsim.reports.summary import extent_of
 from xmsim.reports.totals import machine_totals, sampled_time
 from xmsim.reports.views import ViewGroup, view_groups
-from xmsim.reports.words import counted, factor, listed, milliseconds, percent, significant
+from xmsim.reports.words import capitalised, counted, factor, listed, milliseconds, percent, significant
 from xmsim.sim.result import DECODE
 
 WHICH, HOW_MUCH, WHY, HOW_SURE = "Which accelerator", "How much faster than what you have", "Why", "How sure"
@@ -43,7 +45,9 @@ def verdict(collection: Collection) -> tuple[Answer, ...]:
     main = collection.main
     if main is None or not main.simulated:
         had = _measured_words(collection, None)
-        return (Answer(HOW_MUCH, f"{had} No accelerator was simulated: give results of xmsim simulate too."),)
+        told = [Answer(HOW_MUCH, f"{had} No accelerator was simulated: give results of xmsim simulate too.".strip())]
+        told += [Answer(HOW_SURE, " ".join(_predicted_words(collection)))] if collection.predicted else []
+        return tuple(told)
     group = max(view_groups(main), key=lambda group: len(group.members))  # the first of those with the most machines
     best = _fastest(group)
     return (
@@ -101,25 +105,35 @@ def _best(view: View) -> tuple[str, str, str] | None:
 
 
 def _how_much(best: Simulated, collection: Collection, comparison: Comparison) -> str:
-    time_ms = machine_totals(best.record).time_ms
-    fastest = [(found[0], found, bench) for bench in benches(comparison) if (found := _fastest_measured(bench))]
-    lines = []
-    for _, (median, low, high, name, n), bench in sorted(fastest, key=lambda item: item[0])[:1]:
-        lines.append(
-            f"{best.label} needs {milliseconds(time_ms)} (simulated) where {name} takes {milliseconds(median)} {bench.title} (quartiles "
-            f"{significant(low)} to {significant(high)}, n = {n}): {factor(median / time_ms)} ({significant(low / time_ms)} to "
-            f"{significant(high / time_ms)}), raw milliseconds of different technologies."
-        )
+    lines = _against_measured(best, comparison)
     if not lines:
+        decode = " --decode N" if best.phase == DECODE else ""
         lines.append(
-            f"Not known: no measurement of the same {best.phase} is here. Measure the trace on your host (xmsim measure) and give the file."
+            f"Not known: no measurement of the same {best.phase} is here. Measure the trace on your host (xmsim measure TRACE{decode}) and "
+            f"give the file."
         )
     for bench in benches(comparison):
         if bench.dense and bench.sparse:
             ratio = bench.dense.total.median_ms / bench.with_mask(bench.sparse).median_ms
             mask = "its mask made too" if bench.mask_of(bench.sparse) else "its mask given"
             lines.append(f"On {bench.title.removeprefix('measured on ')}, {bench.sparse.name} is {factor(ratio)} as fast as dense, {mask}.")
+    for other in collection.parts:
+        if other is not comparison and other.simulated:
+            fastest = _fastest(max(view_groups(other), key=lambda group: len(group.members)))
+            lines += [f"{capitalised(extent_of(other))}: {sentence}" for sentence in _against_measured(fastest, other)]
     return " ".join((*lines, _measured_words(collection, comparison))).strip()
+
+
+def _against_measured(best: Simulated, comparison: Comparison) -> list[str]:
+    """A machine against the fastest attention that was measured, in a sentence; none where nothing was."""
+    time_ms = machine_totals(best.record).time_ms
+    fastest = [(found[0], found, bench) for bench in benches(comparison) if (found := _fastest_measured(bench))]
+    return [
+        f"{best.label} needs {milliseconds(time_ms)} (simulated) where {name} takes {milliseconds(median)} {bench.title} (quartiles "
+        f"{significant(low)} to {significant(high)}, n = {n}): {factor(median / time_ms)} ({significant(low / time_ms)} to "
+        f"{significant(high / time_ms)}), raw milliseconds of different technologies."
+        for _, (median, low, high, name, n), bench in sorted(fastest, key=lambda item: item[0])[:1]
+    ]
 
 
 def _fastest_measured(bench: Bench) -> tuple[float, float, float, str, int] | None:
@@ -191,7 +205,12 @@ def _how_sure(best: Simulated, group: ViewGroup, collection: Collection, compari
     phases = sorted({part.simulated[0].phase for part in collection.parts if part.simulated})
     if DECODE not in phases:
         lines.append("Decoding was not simulated.")
-    return " ".join(lines)
+    return " ".join((*lines, *_predicted_words(collection)))
+
+
+def _predicted_words(collection: Collection) -> list[str]:
+    """How far the models of hosts are from what was measured there."""
+    return [sure_words(one.record) for one in collection.predicted]
 
 
 def _cycles_words(best: Simulated) -> str:

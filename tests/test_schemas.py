@@ -37,6 +37,7 @@ GOLDEN = {
     "result.v2.json": "records/result.v2.json",
     "result.v3.json": "records/result.v3.json",
     "measurement.v1.json": "records/measurement.v1.json",
+    "measurement.v2.json": "records/measurement.v2.json",
     "evaluation.v1.json": "records/evaluation.v1.json",
     "evaluation.v2.json": "records/evaluation.v2.json",
     "evaluation.v3.json": "records/evaluation.v3.json",
@@ -72,7 +73,9 @@ def test_golden_records_stay_readable(tmp_path):
     assert (first.phase, first.sampling, first.runs[0].sampled_kv_heads) == ("prefill", None, None)
     assert (second.phase, second.sampling.kv_heads, second.runs[0].sampled_kv_heads) == ("decode", 2, (0, 1))
     assert first.costs is second.costs is None and third.costs.area.total.nominal > 0
-    assert read_measurement(records / "measurement.v1.json").runs[0].timing.n >= 5
+    prefill, decode = (read_measurement(records / f"measurement.v{version}.json") for version in (1, 2))
+    assert prefill.runs[0].timing.n >= 5 and prefill.conditions == {}
+    assert (decode.conditions["decoded_tokens"], decode.runs[-1].query_tokens, decode.runs[-1].key_tokens) == (2, 1, 6)
     dense, skipping = (read_generation(records / f"generation.v{version}.json").generations[1] for version in (1, 2))
     assert (dense.speedup["torch"].n, dense.static_sparsity) == (2, None)
     assert (skipping.kernel, round(skipping.static_sparsity, 2), 0.7 < skipping.total_sparsity < 0.8) == ("spdp", 0.5, True)

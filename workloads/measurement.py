@@ -13,7 +13,7 @@ from typing import Any
 from xmsim.configs.codec import decode, encode
 from xmsim.configs.record import read_record, write_record
 
-MEASUREMENT_VERSION = 1
+MEASUREMENT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRun:
-    """One operation on the tensors of one layer of one window, all heads."""
+    """One operation on the tensors of one layer of one window, or of one decoded token of it, all heads."""
 
     layer: int
     window: int
@@ -78,6 +78,7 @@ class MeasurementRecord:
     host: Host
     trace: dict[str, Any]  # {path, sha256, model, text}
     method: dict[str, Any]  # {name, ...parameters}
+    conditions: dict[str, Any]  # {phase, ...}: what was done besides; {} where an earlier version wrote none
     runs: tuple[MeasuredRun, ...]
 
 
@@ -87,9 +88,10 @@ def write_measurement(path: Path, record: MeasurementRecord) -> None:
 
 
 def read_measurement(path: Path) -> MeasurementRecord:
-    """Read a measurement file.
+    """Read a measurement file of this version or an earlier one.
 
     Raises:
         RecordError: not a measurement file, a later version, or a value is missing or of the wrong type.
     """
-    return decode(MeasurementRecord, read_record(path, "measurement", MEASUREMENT_VERSION), str(path))
+    body = read_record(path, "measurement", MEASUREMENT_VERSION)
+    return decode(MeasurementRecord, {"conditions": {}} | body if body["version"] == 1 else body, str(path))

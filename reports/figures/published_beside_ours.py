@@ -64,8 +64,9 @@ def _points(compared: Compared) -> list[ClaimPoint]:
 def _claim(known: list[Compared]) -> str:
     """How many of the claims lie within what we find."""
     inside = [one for one in known if min(own.low for own in one.ours) <= one.claim.value <= max(own.high for own in one.ours)]
+    verb = "lies" if len(inside) == 1 else "lie"
     return (
-        f"Of {counted(len(known), 'claim')} of which we have the same quantity, {len(inside)} lie between our smallest and our largest "
+        f"Of {counted(len(known), 'claim')} of which we have the same quantity, {len(inside)} {verb} between our smallest and our largest "
         "value; conditions differ, as the notes say, so neither confirms nor refutes a paper."
     )
 

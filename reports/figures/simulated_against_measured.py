@@ -143,9 +143,10 @@ def _draw_panel(axes: Axes, rows: list[Ratio]) -> None:
     axes.set_yticks(range(len(machines)), [labels[machine] for machine in machines])
     axes.set_ylim(len(machines) - 0.4, -0.6)
     horizontal_bars(axes)
-    ratios = [row.speedup for row in rows]
     logarithmic(axes.xaxis, steps=(1, 2, 5))
-    axes.set_xlim(min(0.8, 0.5 * min(ratios)), max(1.3, 1.9 * max(ratios)))
+    lowest = min(row.first_quartile_ms / row.simulated_ms for row in rows)
+    highest = max(row.third_quartile_ms / row.simulated_ms for row in rows)
+    axes.set_xlim(min(0.8, 0.5 * lowest), max(1.3, 1.9 * highest))
     axes.axvline(1, color=SOFT_INK, linewidth=0.9)
     axes.set_title(fill(f"{rows[0].view}; {rows[0].host}", TITLE_LETTERS), fontweight="normal")
     axes.set_xlabel("measured ms / simulated ms (×, logarithmic; whiskers: measured quartiles)")

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from xmsim.configs.costs import Bar, Costs, Factor, Term
+from xmsim.reports.models import Models
 from xmsim.sim.propagation import quantity
 from xmsim.sim.result import Densities, HeadResult, HeadSampling, LayerRun, MachineFacts, SimResult, SimulationRecord, write_result
 from xmsim.workloads.measurement import Host, MeasuredRun, MeasurementRecord, Timing, write_measurement
+from xmsim.workloads.measuring.host_check_record import CALIBRATED, GIVEN_MINUTE, CheckedRun, CrossCheckRecord, LeftOut
 
 TRACE = {"path": "tests/made-up", "sha256": "a" * 64, "model": "made-up model", "text": "made-up.txt"}
 TOKENS, HEAD_DIM, KV_HEADS = 256, 64, 2
@@ -168,8 +170,10 @@ def measurement(
     sparse_ms: float = 1.0,
     mask_ms: float | None = 0.5,
     method: str = "xm",
+    decoded: Sequence[int] = (),
+    device: str = "cpu",
 ) -> MeasurementRecord:
-    """A record in which every layer takes dense_ms, sparse_ms and mask_ms, quartiles 10 % below and above."""
+    """A record whose layers take dense_ms, sparse_ms and mask_ms each, quartiles 10 % below and above; decoded: each of these tokens."""
     kernels = [
         ("dense attention", "dense", "torch sdpa, flash", dense_ms, 1.0),
         ("sparse attention", method, "numba gather", sparse_ms, 0.1),
@@ -180,14 +184,14 @@ def measurement(
         MeasuredRun(
             layer=layer,
             window=window,
-            device="cpu",
+            device=device,
             operation=operation,
             method=its_method,
             backend=backend,
             dtype="float32",
             threads=threads,
-            query_tokens=TOKENS,
-            key_tokens=TOKENS,
+            query_tokens=1 if decoded else TOKENS,
+            key_tokens=token + 1,
             heads=heads,
             kv_heads=KV_HEADS,
             head_dim=HEAD_DIM,
@@ -199,8 +203,10 @@ def measurement(
         for operation, its_method, backend, median, density in kernels
         for layer in layers
         for window in range(windows)
+        for token in decoded or (TOKENS - 1,)
     ]
-    return MeasurementRecord(host, trace or TRACE, {"name": method, "block": 64}, tuple(runs))
+    phase = "decode" if decoded else "prefill"
+    return MeasurementRecord(host, trace or TRACE, {"name": method, "block": 64}, {"phase": phase}, tuple(runs))
 
 
 def _write_simulated(path: Path, **facts: Any) -> Path:
@@ -234,3 +240,29 @@ def simulated(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def measured(tmp_path: Path) -> Callable[..., Path]:
     return lambda name, **facts: _write_measured(tmp_path / name, **facts)
+
+
+def predictions(*, off: float = 0.1) -> CrossCheckRecord:
+    """Of two kernels on the made-up host, as calibrated so much too long; given that minute's bandwidth right. One series has none."""
+    shape = {"in_features": 64, "out_features": 64, "tokens": 1, "sparsity": 0.5}
+    runs = [
+        CheckedRun("kernels.json", "linear", kernel, "bfloat16", 2, shape, constants, ms, ms, ms, predicted * ms, "memory")
+        for constants, predicted in ((CALIBRATED, 1 + off), (GIVEN_MINUTE, 1.0))
+        for kernel, ms in (("dense", 1.0), ("torch", 3.0))
+    ]
+    return CrossCheckRecord("made-up host", True, HOST, tuple(runs), (LeftOut("kernels.json", "a series", "no model of this kernel"),))
+
+
+@pytest.fixture(scope="session")
+def predicted() -> Callable[..., CrossCheckRecord]:
+    """A made-up cross-check."""
+    return predictions
+
+
+@pytest.fixture(scope="session")
+def made_up_models() -> Models:
+    """Models for which every layer costs 3 µJ on chip and 1 µJ of DRAM, and every host is 10 % faster than its model."""
+    return Models(
+        layer_costs=lambda record: {layer: made_up_costs(chip_uj=3.0, dram_uj=1.0) for layer in {run.layer for run in record.runs}},
+        cross_check=lambda constants, measured: predictions() if measured or "check" in constants.name else None,
+    )

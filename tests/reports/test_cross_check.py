@@ -53,7 +53,7 @@ def test_coverage_counts_a_run_once() -> None:
 
 def test_stated_constants_are_called_not_validated() -> None:
     stated = replace(record(checked(1, 1.5), left_out=3), validated=False, model="h200")
-    assert "stated and not validated" in markdown(stated) and "3 not predicted: no model" in markdown(stated)
+    assert "stated and not validated" in markdown(stated) and "3 series not predicted: no model" in markdown(stated)
     assert "not validated" in predicted_against_measured(stated).claim
 
 

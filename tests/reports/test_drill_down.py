@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from dataclasses import replace
 
 import pytest
 
 from xmsim.configs.densities import Densities
+from xmsim.reports.collection import collect
 from xmsim.reports.compare import compare
 from xmsim.reports.figures.speedup_simulated import speedup_simulated
 from xmsim.reports.layer_bounds import bounding_resource, layer_bounds
 from xmsim.reports.load import load
+from xmsim.reports.long_table import long_table
 from xmsim.reports.prediction_cost import prediction_cost
 from xmsim.reports.quality import quality_of
-from xmsim.reports.tables import costs_table, machines_table, prediction_table
+from xmsim.reports.tables import costs_table, layer_energy_table, layers_table, machines_table, prediction_table
 from xmsim.sim.result import read_result, write_result
 from xmsim.workloads.evaluation import EvaluatedRun, EvaluatedText, EvaluationRecord, write_evaluation
 
@@ -111,6 +114,26 @@ def test_a_machine_without_prediction_has_no_such_cost(simulated):
     write_result(path, replace(record, runs=(replace(record.runs[0], result=replace(result, **kept)),)))
     comparison = load([path])
     assert prediction_cost(comparison.simulated[0]) is None and prediction_table(comparison) is None
+
+
+def test_each_layer_shows_its_energy_and_that_of_its_units(simulated, made_up_models):
+    comparison = collect([simulated("s.json")], made_up_models).parts[0]
+    rows = [dict(zip(layers_table(one).columns, row, strict=True)) for one in comparison.simulated for row in layers_table(one).rows]
+    assert [row["energy on chip, µJ"].value for row in rows] == pytest.approx([3.0] * 3)
+    assert [row["energy of DRAM, µJ"].value for row in rows] == pytest.approx([1.0] * 3)
+    units = layer_energy_table(comparison.simulated[0])
+    assert units.columns == ("layer", "all", "execute array", "prediction array", "dram")
+    assert [cell.value for cell in units.rows[0]] == pytest.approx([0, 4.0, 1.5, 1.5, 1.0])
+    rows = csv.DictReader(io.StringIO(long_table(comparison)))
+    found = [row for row in rows if row["layer"] == "1" and row["metric"] == "energy on chip: execute_array"]
+    assert [float(row["value"]) for row in found] == pytest.approx([1.5e6])
+
+
+def test_energy_of_a_layer_of_which_a_part_is_left_out_is_not_shown(simulated, measured, made_up_models):
+    files = [simulated("s.json", windows=2), measured("cpu.json", windows=1, layers=(0, 1))]
+    (one,) = collect(files, made_up_models).simulated
+    assert one.layer_costs == {} and layer_energy_table(one) is None
+    assert layers_table(one).rows[0][layers_table(one).columns.index("energy on chip, µJ")] == "not known"
 
 
 def test_published_areas_stand_apart_from_the_estimated_ones(simulated, estimated):

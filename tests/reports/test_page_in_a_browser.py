@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from xmsim.reports.compare import compare
+from xmsim.workloads.measuring.host_check_record import write_cross_check
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium")
@@ -31,6 +32,13 @@ addEventListener("load", () => setTimeout(async () => {
   const times = () => [...body.rows].map((row) => Number(row.cells[column].dataset.value));
   head.click(); said.up = times(); said.sort = head.closest("th").getAttribute("aria-sort");
   head.click(); said.down = times();
+  const layers = [...document.querySelectorAll("details")].find((part) => part.firstElementChild.textContent.endsWith(": layers"));
+  layers.firstElementChild.click();
+  const units = [...layers.querySelectorAll("details")].find((part) => part.textContent.includes("Energy of each layer by unit"));
+  units.firstElementChild.click(); await wait();
+  said.unit = shown(units.querySelector("tbody tr")) && units.querySelector("thead").textContent;
+  said.sections = [...document.querySelectorAll("nav a")].every((link) => document.querySelector(link.hash));
+  said.errors = document.querySelector("#section-predicted-against-measured ~ figure svg") !== null;
   said.overflow = document.documentElement.scrollWidth - innerWidth;
   said.keyboard = [...document.querySelectorAll("a, button, summary, [tabindex]")].every((part) => part.tabIndex === 0);
   said.asked = performance.getEntriesByType("resource").length;
@@ -59,15 +67,19 @@ def answers(page, folder, *options):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, write_simulated, write_measured, estimated):
+def page(tmp_path_factory, write_simulated, write_measured, estimated, predicted, made_up_models):
     folder = tmp_path_factory.mktemp("inputs")
     files = [
         write_simulated(folder / "s.json", costs=estimated()),
         write_simulated(folder / "d.json", machine="dense", method="dense", head_cycles=9000, costs=estimated(chip_uj=9.0)),
         write_simulated(folder / "l.json", machine="dynax_l", head_cycles=900, costs=estimated(area_mm2=8.0)),
         write_measured(folder / "cpu.json"),
+        write_simulated(folder / "s.decode.json", decoded=(198, 199)),
+        write_measured(folder / "cpu.decode.json", decoded=(198, 199)),
+        folder / "cross_check.json",
     ]
-    return compare(files, folder / "report").report
+    write_cross_check(files[-1], predicted())
+    return compare(files, folder / "report", made_up_models).report
 
 
 def test_from_an_energy_to_the_rows_of_the_tables_are_two_clicks(page, tmp_path):
@@ -76,6 +88,12 @@ def test_from_an_energy_to_the_rows_of_the_tables_are_two_clicks(page, tmp_path)
     assert "shared row" in said["source"] and "a made-up table" in said["source"]
     assert said["up"] == sorted(said["up"]) and said["down"] == said["up"][::-1] and said["sort"] == "ascending"
     assert said["keyboard"] and said["asked"] == 0
+
+
+def test_a_layer_opens_the_energy_of_its_units_and_every_section_is_there(page, tmp_path):
+    said = answers(page, tmp_path, "--window-size=1280,900")
+    assert "execute array" in said["unit"] and "dram" in said["unit"]
+    assert said["sections"] and said["errors"]
 
 
 def test_the_answers_stand_on_the_first_screen(page, tmp_path):

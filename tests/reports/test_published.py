@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from xmsim.configs.codec import encode
 from xmsim.configs.costs import Bar, Costs, Factor, Term
+from xmsim.configs.record import write_record
 from xmsim.reports.collection import collect
 from xmsim.reports.figures.published_beside_ours import PUBLISHED, published_beside_ours
 from xmsim.reports.long_table import collection_table
@@ -16,6 +19,8 @@ from xmsim.reports.measured_tables import claims_table
 from xmsim.reports.own_values import FINDERS, compared_claims, multiplier_equivalents
 from xmsim.reports.published import CLAIMS
 from xmsim.sim.propagation import quantity
+from xmsim.sim.result import read_result, write_result
+from xmsim.workloads.measurement import Timing, read_measurement, write_measurement
 
 COMMITTED = Path(__file__).resolve().parents[2] / "reports" / "measured"
 FILES = [COMMITTED / name for name in ("linear_cpu.json", "attention_cpu.json", "generation_llama_1b_cpu.json")]
@@ -89,4 +94,57 @@ def test_without_a_value_of_ours_there_is_a_table_and_no_figure(simulated):
     collection = collect([simulated("a.json")])
     assert published_beside_ours(collection) is None
     cells = [row[3] for row in claims_table(collection).rows]
-    assert set(cells) == {"not in these files", "we have no such value"}
+    assert set(cells) == {
+        "not in these files",
+        "we have no such value",
+        "no GPU was measured; the record of benchmarks/gpu.py would fill this in",
+        "no GPU was measured; xmsim measure TRACE --device cuda would fill this in",
+    }
+
+
+def gpu_record(path, host):
+    """As benchmarks/gpu.py writes it: one layer and one token, half of the weights pruned, torch 2 ms."""
+    runs = [
+        {
+            "name": f"linear 4096x4096, 1 tokens, 0.5 pruned: {kernel}",
+            "kernel": kernel,
+            "out_features": 4096,
+            "in_features": 4096,
+            "tokens": 1,
+            "weight_sparsity": 0.5,
+            "active_inputs": 0.5 if kernel in ("teal", "spdp") else 1.0,
+            "dtype": "bfloat16",
+            "baseline": "torch",
+            "error": 1e-3,
+            **encode(Timing(50, ms, 0.9 * ms, 1.1 * ms, 0.8 * ms, 1.5 * ms)),
+            **{f"speedup_{name}": part * 2.0 / ms for name, part in (("median", 1.0), ("first_quartile", 0.9), ("third_quartile", 1.1))},
+        }
+        for kernel, ms in (("torch", 2.0), ("tca-bme", 1.25), ("spdp", 1.0), ("teal", 0.8))
+    ]
+    write_record(path, "benchmark", 1, {"host": encode(replace(host, gpu="Made-up GPU")), "runs": runs})
+    return path
+
+
+def test_a_record_of_a_gpu_fills_in_the_claims_about_gpus(tmp_path, simulated, measured):
+    host = read_measurement(measured("cpu.json")).host
+    collection = collect([simulated("a.json"), gpu_record(tmp_path / "kernels_gpu.json", host)])
+    assert collection.measured_gpus == ("Made-up GPU",)
+    found = {one.claim.ours: [(own.name, own.value) for own in one.ours] for one in compared_claims(collection)}
+    name = "on Made-up GPU, one token"
+    assert found["tca-bme over torch on a gpu"] == [(name, pytest.approx(1.6))]
+    assert found["teal over torch on a gpu"] == [(name, pytest.approx(2.5))]
+    assert found["spdp over tca-bme on a gpu"] == [(name, pytest.approx(1.25))]
+    cells = {row[0]: row[3] for row in claims_table(collection).rows}
+    assert cells["DynaX over a GPU"] == "measured on Made-up GPU, but not this"
+    assert cells["SPDP over SpInfer"] == "1 value in the table below"
+
+
+def test_attention_of_the_trace_on_a_gpu_fills_in_dynax_over_a_gpu(simulated, measured):
+    path = measured("gpu.json", device="cuda", dense_ms=1.056)
+    record = read_measurement(path)
+    write_measurement(path, replace(record, host=replace(record.host, gpu="Made-up GPU")))
+    simulation = simulated("a.json")
+    result = read_result(simulation)
+    write_result(simulation, replace(result, machine=replace(result.machine, model="dynax")))
+    found = {one.claim.subject: one.ours for one in compared_claims(collect([simulation, path]))}
+    assert [(own.name, own.value) for own in found["DynaX over a GPU"]] == [("simulated over Made-up GPU measured", pytest.approx(60.0))]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from xmsim.configs.errors import XmsimError
 from xmsim.reference.attention import sparse_attention
+
+MASK_ROUNDING = 1e-3  # share of the kept pairs that may be others, where scores are added up in another order
+_FEW_PAIRS = 8  # or so many
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,6 +24,8 @@ class AttentionProblem:
     keep: np.ndarray  # bool, broadcastable to [heads, queries, keys]
     scale: float
     bias: np.ndarray | None  # float32, broadcastable likewise
+    rounding: float | None = None  # of the kernel's own functions, relative; None: that of q's number format
+    more_q: Any = None  # tensor [heads, more queries, d]: the plain computation is judged on these where q gives too few numbers for that
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +44,10 @@ def check_attention(result: Any, problem: AttentionProblem, kernel: str) -> Chec
     """
     import torch
 
-    q, k, v = (x.double().cpu().numpy() for x in (problem.q, problem.k, problem.v))
-    reference = sparse_attention(q, k, v, problem.keep, scale=problem.scale, bias=problem.bias)
-    rounding = torch.finfo(problem.q.dtype).eps * float(np.abs(reference).max())
-    allowed = 2 * _distance(plain_attention(problem), reference) + rounding
+    reference = _reference(problem)
+    rounding = (problem.rounding or torch.finfo(problem.q.dtype).eps) * float(np.abs(reference).max())
+    plain = problem if problem.more_q is None else replace(problem, q=problem.more_q)
+    allowed = 2 * _distance(plain_attention(plain), reference if plain is problem else _reference(plain)) + rounding
     found = _distance(result, reference)
     if not found <= allowed:  # NaN fails too
         raise XmsimError(
@@ -50,6 +55,19 @@ def check_attention(result: Any, problem: AttentionProblem, kernel: str) -> Chec
             "its result is wrong on this host, so it is not timed: please report this with the output of `xmsim doctor`"
         )
     return CheckedError(found, allowed)
+
+
+def check_mask(found: np.ndarray, keep: np.ndarray, kernel: str, *, rounding: float = 0.0) -> None:
+    """Compare a kernel's mask with the reference's, bool [heads, queries, keys]; `rounding` is a share of the kept pairs.
+
+    Raises:
+        XmsimError: more pairs differ than that.
+    """
+    differing = np.count_nonzero(found != keep)
+    if differing > (_FEW_PAIRS + rounding * np.count_nonzero(keep) if rounding else 0):
+        raise XmsimError(
+            f"{kernel}: {differing} pairs are not those of the reference; this kernel cannot be trusted on this host, please report it"
+        )
 
 
 def plain_attention(problem: AttentionProblem) -> Any:
@@ -68,6 +86,11 @@ def plain_attention(problem: AttentionProblem) -> Any:
         probabilities = scores.masked_fill(~kept, -torch.inf).softmax(dim=-1)
         out[head] = probabilities.nan_to_num(0.0) @ v[kv_head]  # NaN: a row that keeps nothing
     return out
+
+
+def _reference(problem: AttentionProblem) -> np.ndarray:
+    q, k, v = (x.double().cpu().numpy() for x in (problem.q, problem.k, problem.v))
+    return sparse_attention(q, k, v, problem.keep, scale=problem.scale, bias=problem.bias)
 
 
 def _distance(result: Any, reference: np.ndarray) -> float:

@@ -6,8 +6,9 @@ A new kind is one class here, named by its `method:` literal, and one YAML file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import numpy as np
@@ -27,6 +28,8 @@ from xmsim.reference.attention import (
     xm_causal_keep,
     xm_keep,
 )
+from xmsim.reference.kernels.attention import WORD_KEYS
+from xmsim.reference.kernels.kv_cache import Lists, predicted_topk_words, predicted_xm_words
 from xmsim.reference.kernels.masks import (
     Mask,
     ScoreSource,
@@ -106,6 +109,13 @@ class MethodConfig(Config, ABC):
             source: what scores are made from.
             threads: None: as many as torch uses, or all.
             device: where the kernels run, as torch names it; what those of a GPU do not serve, those of the CPU make.
+        """
+        return None
+
+    def cache_selection(self, device: str) -> Callable[..., Any] | None:
+        """What picks the keys of a decoded query by a cache's few-bit copy of them, compiled for "cpu" or "cuda"; None: no kernel does.
+
+        It is called with q, the cache, and q_max, scale and slopes, and gives packed words, as `predicted_xm_words` of that device does.
         """
         return None
 
@@ -210,6 +220,16 @@ class XmParameters(ScoreMethodConfig):
         """The parameters as the reference takes them."""
         return {name: getattr(self, name) for name in XmParameters.model_fields if name not in ScoreMethodConfig.model_fields}
 
+    def _cache_selection(self, device: str, lists: Lists) -> Callable[..., Any] | None:
+        if self.prediction is None or self.block != WORD_KEYS:
+            return None
+        rule = {name: value for name, value in self.arguments.items() if name != "block"} | {"group": self.prediction.group, "lists": lists}
+        if device == "cpu":
+            return partial(predicted_xm_words, **rule)
+        from xmsim.reference.kernels.cuda.key_codes import predicted_xm_words as predicted_on_gpu  # which needs torch
+
+        return lambda q, cache, **options: predicted_on_gpu(q, cache, **rule, **options).words
+
     def free_parameter(self, key_tokens: int) -> FreeParameter:
         """X: thresholds alone cannot give more accuracy than keeping X of every block does."""
         return FreeParameter("kept_high", range(self.block, 0, -1))
@@ -229,6 +249,9 @@ class XmConfig(XmParameters):
 
     def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
         return xm_mask(source, threads=threads, device=device, **self.arguments)
+
+    def cache_selection(self, device: str) -> Callable[..., Any] | None:
+        return self._cache_selection(device, "head")
 
 
 class XmCausalConfig(XmParameters):
@@ -266,6 +289,9 @@ class XmSharedSumConfig(XmSharedConfig):
     def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
         return xm_shared_mask(source, by_largest=False, device=device, **self.arguments)
 
+    def cache_selection(self, device: str) -> Callable[..., Any] | None:
+        return self._cache_selection(device, "group_sum")
+
 
 class XmSharedMaxConfig(XmSharedConfig):
     """A list is made from the largest of the heads' probabilities."""
@@ -278,6 +304,9 @@ class XmSharedMaxConfig(XmSharedConfig):
 
     def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
         return xm_shared_mask(source, by_largest=True, device=device, **self.arguments)
+
+    def cache_selection(self, device: str) -> Callable[..., Any] | None:
+        return self._cache_selection(device, "group_max")
 
 
 class NmConfig(ScoreMethodConfig):
@@ -324,6 +353,11 @@ class TopkConfig(ScoreMethodConfig):
 
     def mask(self, source: ScoreSource, threads: int | None = None, device: str = "cpu") -> Mask | None:
         return topk_mask(source, kept=self.kept, threads=threads, device=device)
+
+    def cache_selection(self, device: str) -> Callable[..., Any] | None:
+        if self.prediction is None or device != "cpu":
+            return None
+        return partial(predicted_topk_words, kept=self.kept, group=self.prediction.group, lists="head")
 
     def free_parameter(self, key_tokens: int) -> FreeParameter:
         return FreeParameter("kept", range(key_tokens, 0, -1))

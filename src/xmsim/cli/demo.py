@@ -9,6 +9,8 @@ import typer
 
 MACHINES = ("dynax_s", "dynax_l", "dense_causal", "dense")
 METHOD = "xm"
+DECODERS = ("dynax_l", "dense_causal")
+DECODED_TOKENS = 2
 
 
 def demo(
@@ -18,11 +20,14 @@ def demo(
     """Extract, simulate, measure and compare on the built-in model, then say in a few lines what came out."""
     from xmsim.accel_models import load_accelerator
     from xmsim.accel_models.runs import result_file_name, simulate_trace
+    from xmsim.cli.report_models import REPORT_MODELS
+    from xmsim.reference.kernels.native import offered_isa
     from xmsim.reports.compare import compare
     from xmsim.sim.result import write_result
     from xmsim.workloads.extraction.extract import extract_trace
     from xmsim.workloads.measurement import write_measurement
     from xmsim.workloads.measuring.attention import measure_trace
+    from xmsim.workloads.measuring.decode_attention import measure_decode
     from xmsim.workloads.methods.library import load_method
     from xmsim.workloads.models.built_in import NAME, training_record
 
@@ -38,8 +43,17 @@ def demo(
     _step(f"measure   dense and {METHOD} attention on this host -> {results}")
     files.append(results / "host.json")
     write_measurement(files[-1], measure_trace(trace, load_method(METHOD)))
+    _step(f"decode    the last {DECODED_TOKENS} tokens on {' and '.join(DECODERS)}, and on this host -> {results}")
+    machines = [load_accelerator(name) for name in DECODERS]
+    for machine in machines:
+        record = simulate_trace(trace, machine, decode_tokens=DECODED_TOKENS)
+        files.append(results / result_file_name(record))
+        write_result(files[-1], record)
+    if offered_isa():  # with the method of the first machine, prediction and all
+        files.append(results / "host.decode.json")
+        write_measurement(files[-1], measure_decode(trace, machines[0].config.method.load(), DECODED_TOKENS))
     _step(f"compare   -> {out / 'report'}")
-    outcome = compare(files, out / "report")
+    outcome = compare(files, out / "report", REPORT_MODELS)
 
     typer.echo()
     for line in (_model_line(NAME, training_record()), *outcome.headlines, f"The report: {outcome.report}"):

@@ -13,7 +13,7 @@ from xmsim.configs.errors import XmsimError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from xmsim.workloads.measurement import MeasurementRecord
+    from xmsim.workloads.measurement import MeasuredRun, MeasurementRecord
 
 
 def measure(
@@ -24,6 +24,10 @@ def measure(
     method: Annotated[str, typer.Option(help="With a trace: the sparsity method, a shipped name or a YAML file.")] = "xm",
     layers: Annotated[str | None, typer.Option(help="With a trace: layers to measure, e.g. 0-3,5; all by default.")] = None,
     window: Annotated[int, typer.Option(help="With a trace: window of the text.")] = 0,
+    decode: Annotated[
+        int | None,
+        typer.Option(min=1, help="With a trace: time the last N tokens one by one on the growing cache, instead of the prefill."),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="With a trace: cpu, or cuda for both; the GPU too if there is one, by default. With a model: cpu or cuda."),
@@ -93,8 +97,10 @@ def measure(
     if source is not None and _is_model(source, generates=bool(kernel)):
         source, model = None, source
     if source is not None:
-        _measure_trace(Path(source), method, layers, window, threads, device, out or Path("measured.json"))
+        _measure_trace(Path(source), method, layers, window, decode, threads, device, out or Path("measured.json"))
         return
+    if decode is not None:
+        raise XmsimError("--decode is of a trace; a model decodes as many tokens as --max-new-tokens says")
     from xmsim.cli.measure_generation import measure_one, measure_table
     from xmsim.workloads.measuring.generation import GenerationPlan, kernels_of
 
@@ -138,20 +144,26 @@ def _is_model(source: str, *, generates: bool) -> bool:
     return source == built_in.NAME or (generates and not (Path(source) / MANIFEST_NAME).is_file())
 
 
-def _measure_trace(trace: Path, method: str, layers: str | None, window: int, threads: int | None, device: str | None, out: Path) -> None:
+def _measure_trace(
+    trace: Path, method: str, layers: str | None, window: int, decode: int | None, threads: int | None, device: str | None, out: Path
+) -> None:
+    from functools import partial
+
     from xmsim.cli.progress import progress_bar
-    from xmsim.cli.selection import parse_selection
     from xmsim.cli.tables import table_console
+    from xmsim.configs.selection import parse_selection
     from xmsim.traces.store import open_trace
     from xmsim.workloads.measurement import write_measurement
     from xmsim.workloads.measuring.attention import measure_trace
+    from xmsim.workloads.measuring.decode_attention import measure_decode
     from xmsim.workloads.methods.library import load_method
 
     loaded = load_method(method)
     opened = open_trace(trace)
     chosen = parse_selection(layers, opened.layers, "layer")
+    run = partial(measure_trace, opened, loaded) if decode is None else partial(measure_decode, opened, loaded, decode)
     with progress_bar("measure", "layers") as progress:
-        record = measure_trace(opened, loaded, layers=chosen, window=window, threads=threads, device=device, progress=progress)
+        record = run(layers=chosen, window=window, threads=threads, device=device, progress=progress)
     write_measurement(out, record)
     console = table_console()
     console.print(measured_table(record))
@@ -159,24 +171,36 @@ def _measure_trace(trace: Path, method: str, layers: str | None, window: int, th
 
 
 def measured_table(record: MeasurementRecord) -> Table:
-    """One row per timed operation: median, quartiles and number of samples."""
+    """One row per timed operation of a layer: median, quartiles and number of samples; of decoded tokens, means over them."""
+    from statistics import fmean
+
     from rich.markup import escape
     from rich.table import Table
 
+    from xmsim.reports.words import significant
+
     first, host = record.runs[0], record.host
     what = f"{record.trace['model']}, method {record.method['name']}, all heads of window {first.window}"
+    if decoded := record.conditions.get("decoded_tokens"):
+        what += f", a decoded token (mean of {decoded})"
     table = Table(title=f"{what} (measured: {host.cpu}, {first.threads} threads)", box=None, padding=(0, 1, 0, 0))
     for name in ("layer", "attention", "backend", "dtype", "median [q1–q3] ms", "n", "density"):
         table.add_column(escape(name), justify="left" if name in ("attention", "backend", "dtype") else "right")
+    rows: dict[tuple[int, str, str, str, str], list[MeasuredRun]] = {}
     for run in record.runs:
-        timing = run.timing
+        rows.setdefault((run.layer, run.device, run.operation, run.backend, run.dtype), []).append(run)
+    for (layer, device, operation, backend, dtype), runs in rows.items():
+        timings = [run.timing for run in runs]
+        median, low, high = (
+            fmean(getattr(one, f"{name}_ms") for one in timings) for name in ("median", "first_quartile", "third_quartile")
+        )
         table.add_row(
-            str(run.layer),
-            run.operation.removesuffix(" attention"),
-            run.backend if run.device == "cpu" else f"{run.backend} on {run.device}",
-            run.dtype,
-            f"{timing.median_ms:.2f} [{timing.first_quartile_ms:.2f}–{timing.third_quartile_ms:.2f}]",
-            str(timing.n),
-            f"{run.density:.4f}",
+            str(layer),
+            operation.removesuffix(" attention"),
+            backend if device == "cpu" else f"{backend} on {device}",
+            dtype,
+            f"{significant(median)} [{significant(low)}–{significant(high)}]",
+            str(min(one.n for one in timings)),
+            f"{fmean(run.density for run in runs):.4f}",
         )
     return table
