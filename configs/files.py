@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from xmsim.configs.errors import XmsimError
 
 MOST_RECORD_BYTES = 2**29  # of a JSON file; a parser holds up to 30 times as much
+MOST_TABLE_BYTES = 2**22  # of a CSV file; its rows hold up to 20 times as much
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:
@@ -23,6 +25,16 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
     size = check_ordinary(path, most_bytes)
     with path.open("rb") as file:
         return file.read(size)
+
+
+def open_table(path: Path) -> io.StringIO:
+    """The text of a CSV file, for csv.reader.
+
+    Raises:
+        OSError: as `read_bytes`.
+        UnicodeDecodeError: not UTF-8.
+    """
+    return io.StringIO(read_bytes(path, MOST_TABLE_BYTES).decode(), newline="")
 
 
 def check_ordinary(path: Path, most_bytes: int | None = None) -> int:

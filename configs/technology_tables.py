@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
 from xmsim.configs.costs import Bar
 from xmsim.configs.errors import ConfigError, nearest
+from xmsim.configs.files import open_table
 from xmsim.configs.schema import Config, PositiveFloat, PositiveInt, read_config
 
+Row = TypeVar("Row")
+LEAST_NUMBER = 1e-12  # in a table, and its reciprocal the greatest: what lies beyond is no unit's
 YARDSTICK = ("integer_mac", 16)  # what areas of our own RTL are multiples of
 NodeNm = Annotated[float, Field(ge=1, le=1000)]
 Voltage = Annotated[float, Field(ge=0.1, le=10)]
@@ -143,9 +146,12 @@ def technology_tables() -> TechnologyTables:
 
 
 def read_rtl_areas(path: Path) -> dict[tuple[str, int], float]:
-    """Areas that make_rtl_areas.py wrote, {(component, bits): multiples of the 16-bit multiply-accumulate unit's}."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {(row["component"], int(row["bits"])): float(row["of_mac_16_bit"]) for row in csv.DictReader(file)}
+    """Areas that make_rtl_areas.py wrote, {(component, bits): multiples of the 16-bit multiply-accumulate unit's}.
+
+    Raises:
+        ConfigError: not readable, or not such a table.
+    """
+    return dict(_rows(path, lambda row: ((row["component"], int(row["bits"])), _positive(row["of_mac_16_bit"]))))
 
 
 def with_rtl_areas(table: LogicTable, areas: Mapping[tuple[str, int], float]) -> LogicTable:
@@ -169,15 +175,36 @@ def with_rtl_areas(table: LogicTable, areas: Mapping[tuple[str, int], float]) ->
 
 
 def read_sram_grid(path: Path) -> dict[SramCell, dict[SramKey, SramPoint]]:
-    """The grid that make_sram_grid.py wrote."""
+    """The grid that make_sram_grid.py wrote.
+
+    Raises:
+        ConfigError: not readable, or not such a table.
+    """
     grid: dict[SramCell, dict[SramKey, SramPoint]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            cell: SramCell = row["cell"]  # type: ignore[assignment] # the script writes no other
-            key = (int(row["node_nm"]), int(row["bank_bytes"]), int(row["port_bits"]), int(row["banks"]))
-            numbers = (float(row[name]) for name in ("read_pj", "write_pj", "leakage_mw", "area_mm2", "access_ns"))
-            grid.setdefault(cell, {})[key] = SramPoint(*numbers)
+    for cell, key, point in _rows(path, _sram_row):
+        grid.setdefault(cell, {})[key] = point
     return grid
+
+
+def _sram_row(row: dict[str, str]) -> tuple[SramCell, SramKey, SramPoint]:
+    cell: SramCell = row["cell"]  # type: ignore[assignment] # the script writes no other
+    key = (int(row["node_nm"]), int(row["bank_bytes"]), int(row["port_bits"]), int(row["banks"]))
+    return cell, key, SramPoint(*(_positive(row[name]) for name in ("read_pj", "write_pj", "leakage_mw", "area_mm2", "access_ns")))
+
+
+def _rows(path: Path, read: Callable[[dict[str, str]], Row]) -> list[Row]:
+    """What `read` makes of each row of a table that a script of this folder wrote."""
+    try:
+        return [read(row) for row in csv.DictReader(open_table(path))]
+    except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: not a table that a script of configs/technology wrote ({error!r}); make it again") from error
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not LEAST_NUMBER <= value <= 1 / LEAST_NUMBER:
+        raise ValueError(f"{text} lies beyond {LEAST_NUMBER:g} to {1 / LEAST_NUMBER:g}")
+    return value
 
 
 def bar(limits: Limits) -> Bar:

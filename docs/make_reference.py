@@ -54,7 +54,7 @@ def cli_page() -> str:
     for name, command in sorted(_verbs(get_command(cli._app()))):
         parts.append(f"## xmsim {name}\n\n{_paragraphs(command.help)}")
         if command.epilog:
-            parts.append(f"    {command.epilog.removeprefix('Example:').strip()}")
+            parts.append(f"    {command.epilog.partition('Example:')[2].strip()}")
         rows = [_parameter_row(parameter) for parameter in command.params if parameter.name != "help"]
         if rows:
             parts.append("| argument or option | default | what |\n|---|---|---|\n" + "\n".join(rows))

@@ -20,10 +20,12 @@ from xmsim.reports.load import (
     read_evaluated,
     read_measured,
     read_simulated,
+    refuse_different_extents,
     refuse_different_traces,
 )
 from xmsim.reports.measured_work import ON_GPU, Generated, MeasuredKernel, measured_kernels, read_generated
 from xmsim.reports.models import NO_MODELS, Models, Predicted
+from xmsim.reports.words import listed
 from xmsim.sim.result import PREFILL
 from xmsim.workloads.measuring.host_check_record import CROSS_CHECK_VERSION, read_cross_check
 
@@ -139,6 +141,27 @@ def collect(files: Sequence[Path], models: Models = NO_MODELS) -> Collection:
             *_alone(parts),
         ),
     )
+
+
+def load(files: Sequence[Path]) -> Comparison:
+    """The one comparison that files of one trace make: all time the same of the model.
+
+    Raises:
+        RecordError: as `collect`, and for a file of no trace, or files of which one times more of the model than another.
+        XmsimError: no file was given.
+    """
+    collection = collect(files)
+    besides = [
+        *(one.path for one in collection.generated),
+        *(one.path for one in collection.benchmarks),
+        *(one.path for one in collection.predicted),
+    ]
+    if collection.main is None and not besides:
+        raise XmsimError("no file of a trace was given; name those that simulate and measure wrote")
+    if besides or collection.main is None:
+        raise RecordError(f"{listed(map(str, besides))}: not of a trace; name what simulate and measure wrote of one")
+    refuse_different_extents([*collection.simulated, *(one for part in collection.parts for one in part.measured)])
+    return collection.main
 
 
 def _software(path: Path) -> str:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from xmsim.configs.costs import Costs
 from xmsim.configs.densities import Densities
-from xmsim.configs.errors import RecordError, XmsimError
-from xmsim.configs.record import read_record, record_kind
+from xmsim.configs.errors import RecordError
+from xmsim.configs.record import read_record
 from xmsim.reports.benchmark_file import in_order
 from xmsim.reports.words import counted, listed
 from xmsim.sim.result import DECODE, PREFILL, RESULT_VERSION, LayerRun, SimResult, SimulationRecord, read_result
@@ -134,34 +134,6 @@ class Comparison:
     def decoded_tokens(self) -> int:
         """Tokens of a window that were decoded, one after the other; 0 in a prefill."""
         return max(Counter((place.layer, place.window) for place in self.work if place.token is not None).values(), default=0)
-
-
-def load(files: Sequence[Path]) -> Comparison:
-    """Read result, measurement and evaluation files and make sure that the first two speak of the same work.
-
-    Raises:
-        RecordError: a file that is none of these, is damaged, or does not fit the others (both files are named).
-        XmsimError: no file was given.
-    """
-    simulated: list[Simulated] = []
-    measured: list[Measured] = []
-    evaluated: list[Evaluated] = []
-    for path in different(files):
-        kind = record_kind(path)
-        if kind == "result":
-            simulated.append(replace(read_simulated(path), number=len(simulated)))
-        elif kind == "measurement":
-            measured.append(read_measured(path))
-        elif kind == "evaluation":
-            evaluated.append(read_evaluated(path))
-        else:
-            raise RecordError(f"{path}: this is a {kind} file, which is not of a trace; name what simulate, measure and evaluate write")
-    if not simulated and not measured:
-        raise XmsimError("no file of a trace was given; name those that simulate and measure wrote")
-    sources: list[Simulated | Measured] = [*simulated, *measured]
-    refuse_different_traces(sources)
-    _refuse_different_extents(sources)
-    return comparison_of(simulated, measured, evaluated)
 
 
 def different(files: Sequence[Path]) -> list[Path]:
@@ -292,7 +264,8 @@ def refuse_different_traces(sources: Sequence[Simulated | Measured]) -> None:
             )
 
 
-def _refuse_different_extents(sources: Sequence[Simulated | Measured]) -> None:
+def refuse_different_extents(sources: Sequence[Simulated | Measured]) -> None:
+    """Raises RecordError if two sources do not time the same of the model; both are named."""
     for source in sources:
         if source.extent != sources[0].extent:
             raise RecordError(

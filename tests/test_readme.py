@@ -10,6 +10,9 @@ from types import ModuleType
 
 import pytest
 
+from xmsim.reports.figures.perplexity_density import perplexity_density
+from xmsim.workloads.evaluation import read_evaluation
+
 ROOT = Path(__file__).resolve().parents[1]
 NUMBER = re.compile(r"(\d+(?:\.\d+)?)×?")
 
@@ -31,6 +34,16 @@ def test_the_tables_of_kernels_are_those_of_the_records() -> None:
     page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
     for table in script("make_kernel_tables").TABLES:
         assert table() in page
+
+
+@pytest.mark.parametrize("page", script("make_numbers_in_prose").PAGES)
+def test_what_running_text_says_in_numbers_is_what_the_records_hold(page: str) -> None:
+    assert script("make_numbers_in_prose").missing(page) == [], "run: python docs/make_numbers_in_prose.py"
+
+
+def test_the_numbers_of_the_density_figure_are_those_of_the_record() -> None:
+    record = read_evaluation(ROOT / "reports" / "measured" / "evaluation_xm_tiny.json")
+    assert perplexity_density(record).csv() == (ROOT / "docs" / "figures" / "perplexity_density.csv").read_text(encoding="utf-8")
 
 
 def test_the_headline_comparison_on_synthetic_operands_is_what_the_models_give(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from xmsim.configs.errors import RecordError
-from xmsim.configs.files import write_text
+from xmsim.configs.files import open_table, write_text
 from xmsim.reference.attention.arrays import is_tensor
 
 _SPARSITY, _ERROR, _UNIFORM_ERROR = "Effective Sparsity", "Activation Error", "Baseline Error"  # columns of the published tables
@@ -127,8 +127,7 @@ def read_greedy_table(path: Path) -> tuple[GreedyStep, ...]:
         RecordError: not readable, or not such a table.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [{name: float(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+        rows = [{name: float(cell) for name, cell in row.items()} for row in csv.DictReader(open_table(path))]
         steps = tuple(GreedyStep(row.pop(_SPARSITY), row.pop(_ERROR), row.pop(_UNIFORM_ERROR), row) for row in rows)
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from xmsim.configs.costs import Term
 from xmsim.configs.errors import XmsimError
+from xmsim.reports.collection import load
 from xmsim.reports.difference.cycle_causes import DRAIN, USEFUL, cycle_causes, whole_numbers
 from xmsim.reports.difference.record import CycleStep, Difference, EnergyStep, Side
 from xmsim.reports.estimates import energy_of, energy_terms, missing_energy, uncertain
-from xmsim.reports.load import Comparison, Simulated, load
+from xmsim.reports.load import Comparison, Simulated
 from xmsim.reports.phases import PHASES, unit_phase
 from xmsim.reports.words import factor, listed, milliseconds, significant
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -25,9 +25,9 @@ def _choose_numba_cache() -> None:
     numba compiles a file anew when that file changes, but not when a function or a tuple that it takes from another file
     does, and then runs what is wrong by now. So the folder is named after all the sources that are compiled.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     name = _compiled_sources_digest()
-    for folder in (home / "xmsim" / "numba" / name, Path(tempfile.gettempdir()) / f"xmsim-numba-{os.getuid()}" / name):
+    for home in _cache_folders():
+        folder = home / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -35,6 +35,13 @@ def _choose_numba_cache() -> None:
         if os.access(folder, os.W_OK):
             os.environ["NUMBA_CACHE_DIR"] = str(folder)
             return
+
+
+def _cache_folders() -> Iterator[Path]:
+    yield Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "xmsim" / "numba"
+    import tempfile  # slow, and seldom needed
+
+    yield Path(tempfile.gettempdir()) / f"xmsim-numba-{os.getuid()}"
 
 
 def _compiled_sources_digest() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from xmsim.configs.costs import Bar, Costs, Factor, Term
+from xmsim.reports.collection import load
 from xmsim.reports.comparison_views import (
     comparison_views,
     dense_gops,
@@ -15,7 +16,6 @@ from xmsim.reports.comparison_views import (
     papers_normalisation,
     raw,
 )
-from xmsim.reports.load import load
 from xmsim.reports.rank_stability import rank_sentences, rankings
 from xmsim.reports.views import view_groups
 from xmsim.sim.propagation import quantity

@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from xmsim.configs.errors import RecordError, XmsimError
+from xmsim.reports.collection import load
 from xmsim.reports.difference.cycle_causes import cycle_causes, whole_numbers
 from xmsim.reports.difference.difference import difference, difference_sentences
-from xmsim.reports.load import load
 from xmsim.reports.phases import OTHER, stage_phase, unit_phase
 from xmsim.sim.result import read_result, write_result
 

@@ -10,11 +10,10 @@ from dataclasses import replace
 import pytest
 
 from xmsim.configs.densities import Densities
-from xmsim.reports.collection import collect
+from xmsim.reports.collection import collect, load
 from xmsim.reports.compare import compare
 from xmsim.reports.figures.speedup_simulated import speedup_simulated
 from xmsim.reports.layer_bounds import bounding_resource, layer_bounds
-from xmsim.reports.load import load
 from xmsim.reports.long_table import long_table
 from xmsim.reports.prediction_cost import prediction_cost
 from xmsim.reports.quality import quality_of

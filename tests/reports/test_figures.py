@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from xmsim.reports.collection import load
 from xmsim.reports.figures.cycle_account import cycle_account
 from xmsim.reports.figures.density_map import density_map
 from xmsim.reports.figures.layer_latency import layer_latency
@@ -15,7 +16,6 @@ from xmsim.reports.figures.roofline import roofline
 from xmsim.reports.figures.simulated_against_measured import simulated_against_measured
 from xmsim.reports.figures.speedup_measured import speedup_measured
 from xmsim.reports.figures.speedup_simulated import speedup_simulated
-from xmsim.reports.load import load
 from xmsim.reports.totals import machine_totals
 from xmsim.sim.result import read_result, write_result
 

@@ -10,7 +10,7 @@ import pytest
 
 from xmsim.configs.errors import RecordError, XmsimError
 from xmsim.configs.record import write_record
-from xmsim.reports.load import load
+from xmsim.reports.collection import load
 
 OTHER_TRACE = {"path": "elsewhere", "sha256": "b" * 64, "model": "another model", "text": "other.txt"}
 
@@ -46,6 +46,14 @@ def test_a_record_of_another_kind_is_refused_by_name(tmp_path, simulated):
     with pytest.raises(RecordError) as error:
         load([simulated("a.json"), tmp_path / "manifest.json"])
     assert "manifest.json: this is a trace file" in one_sentence(error)
+
+
+def test_a_file_that_is_of_no_trace_is_refused_by_name(simulated):
+    committed = Path(__file__).resolve().parents[2] / "reports" / "measured" / "linear_cpu.json"
+    for files in ([committed], [simulated("a.json"), committed]):
+        with pytest.raises(RecordError) as error:
+            load(files)
+        assert "linear_cpu.json: not of a trace" in one_sentence(error)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
@@ -111,9 +119,11 @@ def test_a_record_without_a_trace_hash_is_refused(simulated):
 
 
 def test_no_file_is_one_sentence():
-    with pytest.raises(XmsimError) as error:
-        load([])
-    assert "no file" in one_sentence(error)
+    without_baseline = Path(__file__).resolve().parents[2] / "reports" / "measured" / "engines_cpu.json"
+    for files in ([], [without_baseline]):
+        with pytest.raises(XmsimError) as error:
+            load(files)
+        assert "no file" in one_sentence(error)
 
 
 def test_a_file_given_twice_counts_once(simulated):
@@ -162,9 +172,8 @@ def test_prefill_and_decode_are_refused_side_by_side_and_both_files_are_named(si
             load([decode, prefill])
         sentence = one_sentence(error)
         assert "decode.json" in sentence and prefill.name in sentence
-        assert (
-            "one is a decode of attention without its projections and the other a prefill" in sentence and "one report for each" in sentence
-        )
+        assert all(f"a {phase} of attention without its projections" in sentence for phase in ("decode", "prefill"))
+        assert "one report for each" in sentence
 
 
 def test_decodes_of_different_lengths_share_the_tokens_that_both_have(simulated):

@@ -29,6 +29,15 @@ WORDS = (
     b"---\n", b"- - - -", b"%YAML 9.9", b"0o" + b"7" * 6000, b"1_000", b"12:30:45", b"2001-01-01", b"'", b'"', b"a: " * 40, b"- " * 2000,
     b"!<tag:yaml.org,2002:binary> x", b"\xe2\x80\xa8", b"NaN", b"Infinity", b"-" * 3000, b"# " + b"x" * 3000,
 )  # fmt: skip
+# in the place of a cell of a table
+CELLS = (
+    b"", b"-1", b"0.5", b"1e400", b"inf", b"nan", b"1_000", b"x" * 200_000, b'"', b'"a\nb"', b"../../outside", b"/outside", b"\r",
+    b"\xd9\xa3",
+)  # fmt: skip
+# in the place of a value of a database
+STORED = (
+    None, -1, 0, 1, 2**62, -(2**63), 2**63 - 1, 0.5, 1e308, float("inf"), "", "x", "1", "token", "warm-up:", b"", b"\xff\xfe", "x" * 10**6,
+)  # fmt: skip
 LENGTHS = (0, 1, 2**16, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1)  # of a safetensors header, as declared
 
 
@@ -42,6 +51,10 @@ def damage(path: Path, random: Random) -> None:
         ways += [yaml_changed] * 10
     elif path.suffix == ".safetensors":
         ways += [header_changed] * 10
+    elif path.suffix == ".csv":
+        ways += [table_changed] * 10
+    elif path.suffix == ".sqlite":
+        ways += [database_changed] * 10
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         data = random.choice(ways)(data, random)
     path.write_bytes(data)
@@ -119,6 +132,56 @@ def header_changed(data: bytes, random: Random) -> bytes:
             header = _changed(header, random)
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + body
+
+
+def table_changed(data: bytes, random: Random) -> bytes:
+    """A table of which one cell says something else, or one row has another length."""
+    rows = [line.split(b",") for line in data.splitlines()]
+    if not rows:
+        return worded(data, random)
+    row = random.choice((rows[0], random.choice(rows), random.choice(rows)))
+    at = random.randrange(len(row))
+    way = random.random()
+    if way < 0.15:
+        del row[at]
+    elif way < 0.3:
+        row.insert(at, random.choice(row))
+    else:
+        row[at] = random.choice((*WORDS, *CELLS, *(str(number).encode() for number in NUMBERS)))
+    return b"\n".join(b",".join(row) for row in rows) + b"\n"
+
+
+def database_changed(data: bytes, random: Random) -> bytes:
+    """An sqlite file of the same tables with other values, other types, or a table or column less."""
+    import sqlite3
+    from contextlib import closing
+
+    try:
+        with closing(sqlite3.connect(":memory:")) as database:
+            database.deserialize(data)
+            tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            table = random.choice(tables)
+            columns = [row[1] for row in database.execute(f'PRAGMA table_info("{table}")')]
+            column = random.choice(columns)
+            way = random.random()
+            if way < 0.1:
+                database.execute(f'DROP TABLE "{table}"')
+            elif way < 0.2:
+                database.execute(f'ALTER TABLE "{table}" RENAME COLUMN "{column}" TO "another"')
+            elif way < 0.3:  # a table that has no end
+                rest = ", ".join(f'1 AS "{name}"' for name in columns)
+                database.execute(f'DROP TABLE "{table}"')
+                endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+                database.execute(f'CREATE VIEW "{table}" AS {endless} SELECT {rest} FROM n')
+            elif way < 0.35:
+                database.execute(f'INSERT INTO "{table}" ("{column}") VALUES (randomblob(10000000))')
+            else:
+                where = "" if random.random() < 0.3 else f"WHERE rowid = {random.randrange(1, 10)}"
+                database.execute(f'UPDATE "{table}" SET "{column}" = ? {where}', (random.choice(STORED),))
+            database.commit()
+            return database.serialize()
+    except (sqlite3.Error, IndexError, UnicodeDecodeError):
+        return flipped(data, random)
 
 
 def _changed(content: Any, random: Random) -> Any:

@@ -12,6 +12,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.robustness.hosts import (
+    predict_by_host,
+    predict_file,
+    read_stated_gpu,
+    read_stated_host,
+    with_calibration,
+    write_benchmark_and_calibration,
+    write_host_check,
+)
+from tests.robustness.sweeps import STORE, read_store, read_sweep_file, write_store, write_sweep
+from tests.robustness.tables import (
+    read_areas,
+    read_experiments_table,
+    read_greedy,
+    read_grid,
+    read_histogram_file,
+    read_nsys_tables,
+    read_packed,
+    read_plain_text,
+    read_split_rows,
+    write_experiments_table,
+    write_greedy,
+    write_histogram_file,
+    write_nsys,
+    write_packed,
+    write_plain_text,
+    write_splits,
+    write_sram_grid,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -55,10 +84,25 @@ def all_readers() -> dict[str, Reader]:
     readers["method of the artifact"] = Reader(_write_artifact_preset, ("preset.json",), lambda folder: _method(folder / "preset.json"))
     readers["dram"] = _one_file(CONFIGS / "dram" / "hbm2_2000.yaml", _dram)
     readers["shape"] = _one_file(CONFIGS / "shapes" / "llama-3.2-1b.yaml", _shape)
+    readers["sweep"] = Reader(write_sweep, ("sweep.yaml",), read_sweep_file)
+    readers["run store"] = Reader(write_store, (STORE,), read_store)
     readers["recipe"] = _one_file(CONFIGS / "recipes" / "lora.yaml", _recipe)
     readers["pruning preset"] = _one_file(CONFIGS / "pruning" / "xm-tiny.yaml", _proxsparse_preset)
-    for name, table in (("logic", "LogicTable"), ("sram", "SramTable"), ("dram", "DramTable")):
-        readers[f"technology {name}"] = _one_file(CONFIGS / "technology" / f"{name}.yaml", partial(_technology, table))
+    for name in ("logic", "sram", "dram", "overhead"):
+        readers[f"technology {name}"] = _one_file(CONFIGS / "technology" / f"{name}.yaml", partial(_technology, f"{name.title()}Table"))
+    readers["technology areas of rtl"] = _one_file(CONFIGS / "technology" / "rtl_areas.csv", read_areas)
+    readers["technology grid of sram"] = Reader(write_sram_grid, ("sram_grid.csv",), read_grid)
+    readers["host of documents"] = _one_file(CONFIGS / "hosts" / "sapphire_rapids_32.yaml", read_stated_host)
+    readers["gpu of documents"] = _one_file(CONFIGS / "hosts" / "h200.yaml", read_stated_gpu)
+    readers["experiments"] = Reader(write_experiments_table, ("experiments.csv",), read_experiments_table)
+    readers["greedy table"] = Reader(write_greedy, ("results.csv",), read_greedy)
+    readers["splits table"] = Reader(write_splits, ("splits.csv",), read_split_rows)
+    readers["histograms"] = Reader(write_histogram_file, ("activations.safetensors",), read_histogram_file)
+    readers["nsys export"] = Reader(write_nsys, ("run.sqlite",), read_nsys_tables)
+    readers["text"] = Reader(write_plain_text, ("text.txt",), read_plain_text)
+    readers["packed text"] = Reader(write_packed, ("text.txt.xz",), read_packed)
+    for name in ("linear", "attention"):
+        readers[f"benchmark {name}"] = Reader(partial(_write_benchmark, name), ("benchmark.json",), _benchmark)
     for path in sorted(RECORDS.glob("*.json")):
         kind = path.name.partition(".")[0]
         if kind not in RECORD_READERS:
@@ -66,6 +110,12 @@ def all_readers() -> dict[str, Reader]:
         place = f"{kind}.json"  # as in the folder of a model that was pruned or tuned
         readers[f"record {path.stem}"] = Reader(partial(_copy, path, place), (place,), partial(_record, kind))
     readers["compare"] = Reader(_two_records, ("result.json", "measurement.json"), _compare)
+    readers["compare at equal accuracy"] = Reader(_evaluated_result, ("result.json", "evaluation.json"), _compare_accuracy)
+    readers["compare a model"] = _one_file(RECORDS / "generation.v2.json", _compare_whole)
+    readers["compare a cross check"] = _one_file(RECORDS / "cross_check.v1.json", _compare_whole)
+    readers["predict host check"] = Reader(write_host_check, ("host_check.json",), lambda folder: predict_file(folder / "host_check.json"))
+    readers["predict generation"] = Reader(with_calibration("generation.v2.json"), ("record.json", "host.json"), predict_by_host)
+    readers["predict benchmark"] = Reader(write_benchmark_and_calibration, ("record.json", "host.json"), predict_by_host)
     readers["explain"] = _one_file(RECORDS / "result.v3.json", _explain)
     trace = tuple(sorted(path.name for path in (GOLDEN / "trace_v2").iterdir()))
     readers["trace"] = Reader(partial(_copy_trace, "trace_v2"), tuple(f"trace/{name}" for name in trace), _trace)
@@ -165,6 +215,8 @@ def _technology(table: str, path: Path) -> None:
 
 
 def _record(kind: str, folder: Path) -> None:
+    from xmsim.cli.calibrate import constants_table
+    from xmsim.reports.cross_check import write_report
     from xmsim.reports.evaluation import write_evaluation_report
 
     module, function = RECORD_READERS[kind]
@@ -172,6 +224,12 @@ def _record(kind: str, folder: Path) -> None:
     record = read(folder if kind in ("pruning", "tuning") else folder / f"{kind}.json")
     if kind == "evaluation":
         write_evaluation_report(record, folder / "out")
+    if kind == "cross_check":
+        write_report(record, folder / "out")
+    if kind == "calibration":
+        constants_table(record)
+    if kind == "greedy":
+        record.sparsities(0.02)
 
 
 def _two_records(folder: Path) -> None:
@@ -181,7 +239,7 @@ def _two_records(folder: Path) -> None:
 
 def _compare(folder: Path) -> None:
     """What compare takes from its files; figures take seconds each."""
-    from xmsim.reports.load import load
+    from xmsim.reports.collection import load
     from xmsim.reports.long_table import long_table
     from xmsim.reports.summary import summary
 
@@ -189,6 +247,54 @@ def _compare(folder: Path) -> None:
         comparison = load([folder / name for name in names])
         long_table(comparison)
         summary(comparison)
+
+
+def _evaluated_result(folder: Path) -> None:
+    """A result whose method the evaluation solved."""
+    shutil.copy(RECORDS / "evaluation.v3.json", folder / "evaluation.json")
+    result = json.loads((RECORDS / "result.v3.json").read_bytes())
+    evaluation = json.loads((RECORDS / "evaluation.v3.json").read_bytes())
+    result["method"] = next(run["method"] for run in evaluation["runs"] if run["solved_for"])
+    result["trace"]["model"] = evaluation["model"]["name"]
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def _compare_accuracy(folder: Path) -> None:
+    from xmsim.reports.collection import collect
+    from xmsim.reports.equal_accuracy import accuracy_groups, unused_targets
+    from xmsim.reports.quality import qualities_of
+
+    main = collect([folder / "result.json", folder / "evaluation.json"]).main
+    assert main
+    accuracy_groups(main)
+    unused_targets(main)
+    [qualities_of(one, main) for one in main.simulated]
+
+
+def _compare_whole(path: Path) -> None:
+    """The texts of a report of one file; figures take seconds each."""
+    from xmsim.reports.collection import collect
+    from xmsim.reports.long_table import collection_table
+    from xmsim.reports.measured_tables import claims_table, kernel_tables, linear_table, own_values_table
+    from xmsim.reports.summary import collection_summary
+    from xmsim.reports.verdict import verdict
+
+    collection = collect([path])
+    collection_table(collection)
+    kernel_tables(collection), claims_table(collection), own_values_table(collection), linear_table(collection)
+    collection_summary(collection)
+    verdict(collection)
+
+
+def _write_benchmark(name: str, folder: Path) -> None:
+    """The runs of one shape and number of threads of a committed record."""
+    record = json.loads((ROOT / "reports" / "measured" / f"{name}_cpu.json").read_bytes())
+    record["runs"] = record["runs"][:8] if name == "linear" else [run for run in record["runs"] if run["head_dim"] == 128][:20]
+    (folder / "benchmark.json").write_text(json.dumps(record))
+
+
+def _benchmark(folder: Path) -> None:
+    _compare_whole(folder / "benchmark.json")
 
 
 def _explain(path: Path) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xmsim.configs.errors import XmsimError
-from xmsim.configs.files import write_text
-from xmsim.workloads.measuring.generation import GenerationPlan
+from xmsim.configs.errors import XmsimError, nearest
+from xmsim.configs.files import open_table, write_text
+from xmsim.workloads.measuring.generation import DTYPES, GenerationPlan
 from xmsim.workloads.measuring.generation_record import GenerationRecord, read_generation, write_generation
-from xmsim.workloads.measuring.linear_variants import TORCH
+from xmsim.workloads.measuring.linear_variants import KERNELS, TORCH
 from xmsim.workloads.models.shape import shipped_shapes
 
+_LONGEST_NAME = 150
 COLUMNS = ("model", "kernel", "sparsity", "batch", "context", "threads", "dtype")
 EXAMPLE = (
     ("llama-3.2-1b", "packed", "0.5", "1", "128", "2", "bfloat16"),
@@ -74,8 +75,7 @@ def read_experiments(path: Path) -> tuple[Experiment, ...]:
         XmsimError: not readable, another header, or a value of the wrong kind; the text names the line.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
+        rows = list(csv.reader(open_table(path)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise XmsimError(f"{path}: cannot be read as a table ({error}); --write-experiments makes one to start from") from error
     if not rows or tuple(cell.strip() for cell in rows[0]) != COLUMNS:
@@ -116,6 +116,11 @@ def _experiment(path: Path, line: int, row: list[str]) -> Experiment:
         except ValueError as error:
             raise XmsimError(f"{path}:{line}: {column}: {cell[column]!r} is not a number") from error
 
+    for column, known in (("kernel", KERNELS), ("dtype", DTYPES)):
+        if cell[column] not in known:
+            raise XmsimError(f"{path}:{line}: {column}: no {cell[column]}; {nearest(cell[column], known)}")
+    if not cell["model"].isprintable() or not 0 < len(cell["model"].encode()) <= _LONGEST_NAME:
+        raise XmsimError(f"{path}:{line}: model: a name or folder of at most {_LONGEST_NAME} bytes is needed, results are named after it")
     return Experiment(
         model=cell["model"],
         kernel=cell["kernel"],

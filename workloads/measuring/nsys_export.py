@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from xmsim.configs.errors import XmsimError
+from xmsim.configs.files import check_ordinary
 from xmsim.workloads.measuring.profile_ranges import TOKEN, WARM_UP
 
 _COLUMNS = {
@@ -25,6 +26,7 @@ _COLUMNS = {
     "NVTX_EVENTS": ("start", "end", "text", "textId"),
 }
 _NS_PER_MS = 1e6
+_LONGEST_VALUE = 2**20  # bytes of a value that is read; names of kernels with all their templates are shorter
 
 
 class NsysError(XmsimError):
@@ -75,11 +77,13 @@ def read_nsys(path: Path) -> NsysProfile:
     Raises:
         NsysError: no such file, not sqlite, another database, or no kernel in it.
     """
-    if not path.is_file():
-        raise NsysError(f"{path}: no such file; make one with nsys export --type sqlite")
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        check_ordinary(path)
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
             kernels, ranges = _spans(database, path)
+    except OSError as error:
+        raise NsysError(f"{path}: cannot be read ({error.strerror or error}); make one with nsys export --type sqlite") from error
     except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
         raise NsysError(f"{path}: cannot be read as an sqlite export of nsys ({error}); export it again") from error
     if not kernels:
@@ -92,11 +96,12 @@ def read_nsys(path: Path) -> NsysProfile:
 
 def _spans(database: sqlite3.Connection, path: Path) -> tuple[list[_Span], list[_Span]]:
     """Kernels and ranges in the order of their starts."""
-    present = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")}
+    # tables alone: a view computes what it likes, and may have no end
+    present = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     for table, columns in _COLUMNS.items():
         if table == "NVTX_EVENTS" and table not in present:
             continue  # a profile without ranges still has kernels
-        found = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+        found = {row[1] for row in database.execute(f"PRAGMA table_info({table})")} if table in present else set()
         if missing := [column for column in columns if column not in found]:
             raise NsysError(f"{path}: no column {missing[0]} of table {table}; export a profile of nsys that traced cuda and nvtx")
     names = {int(key): str(value) for key, value in database.execute("SELECT id, value FROM StringIds")}

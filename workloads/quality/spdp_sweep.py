@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xmsim.configs.errors import RecordError, XmsimError
+from xmsim.configs.files import open_table
 from xmsim.reference.activations import ActivationHistogram, dynamic_sparsity, symmetric_threshold, total_sparsity
 from xmsim.workloads.attachment.activation_policies import Policy, first_half_dense
 from xmsim.workloads.attachment.activation_sparsity import attach_activation_sparsity
@@ -184,9 +185,8 @@ def read_splits(path: Path) -> tuple[SparsitySplit, ...]:
         RecordError: not readable, or not such a table.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            table = csv.DictReader(file)
-            return tuple(SparsitySplit(**{column.name: float(row[column.name]) for column in fields(SparsitySplit)}) for row in table)
+        table = csv.DictReader(open_table(path))
+        return tuple(SparsitySplit(**{column.name: float(row[column.name]) for column in fields(SparsitySplit)}) for row in table)
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, TypeError, KeyError, csv.Error) as error:

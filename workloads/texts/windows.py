@@ -6,22 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from xmsim.configs.errors import XmsimError
+from xmsim.configs.files import read_bytes
 
+MOST_TEXT_BYTES = 2**30  # of a text, packed or not: it is read whole
 SHIPPED_TEXT = Path(__file__).parent / "wikitext2_excerpt.txt"
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text file.
+    """A UTF-8 text file of at most MOST_TEXT_BYTES.
 
     Raises:
-        XmsimError: not readable, or not UTF-8.
+        XmsimError: not readable, not UTF-8, or larger.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return decoded(read_bytes(path, MOST_TEXT_BYTES))
     except OSError as error:
         raise XmsimError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise XmsimError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
+
+
+def decoded(data: bytes) -> str:
+    """UTF-8 as text, whatever the lines end with; raises UnicodeDecodeError."""
+    return data.decode().replace("\r\n", "\n").replace("\r", "\n")
 
 
 def token_windows(tokenizer: Any, text: str, *, tokens: int, windows: int, name: str = "the text") -> tuple[tuple[int, ...], ...]:

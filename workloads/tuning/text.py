@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from xmsim.configs.errors import XmsimError
-from xmsim.workloads.texts.windows import read_text
+from xmsim.configs.files import read_bytes
+from xmsim.workloads.texts.windows import MOST_TEXT_BYTES, decoded, read_text
 from xmsim.workloads.tuning.recipe import RecipeConfig
 
 TokenIds = npt.NDArray[np.int64]
 TUNING_TEXT = Path(__file__).parents[1] / "texts" / "encyclopaedia_and_wikitext2_valid.txt.xz"
+_MOST_DICTIONARY_BYTES = 1 << 27  # xz -9 asks for half of it
 _CHUNK = 1 << 20  # characters that are encoded at once: a tokenizer's own memory is many times its text
 
 
@@ -121,19 +123,34 @@ def _chunks(text: str) -> Iterator[str]:
 
 
 def read_packed_text(path: Path) -> str:
-    """A UTF-8 text file, unpacked if its name ends in .xz.
+    """A UTF-8 text file of at most MOST_TEXT_BYTES, unpacked if its name ends in .xz.
 
     Raises:
-        XmsimError: not readable, not packed by xz, or not UTF-8.
+        XmsimError: not readable, not packed by xz, not UTF-8, or larger.
     """
     if path.suffix != ".xz":
         return read_text(path)
     try:
-        with lzma.open(path, "rt", encoding="utf-8") as file:
-            return file.read()
+        return decoded(_unpacked(read_bytes(path, MOST_TEXT_BYTES)))
     except OSError as error:
         raise XmsimError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (lzma.LZMAError, EOFError) as error:
         raise XmsimError(f"{path}: not an .xz file, or a damaged one ({error}); make it again") from error
     except UnicodeDecodeError as error:
         raise XmsimError(f"{path}: not UTF-8 text (byte {error.start}); save the text as UTF-8") from error
+
+
+def _unpacked(data: bytes) -> bytes:
+    """All streams of an .xz file; what a few bytes unpack to may be without end, and is not."""
+    parts: list[bytes] = []
+    room = MOST_TEXT_BYTES
+    while data or not parts:
+        stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_DICTIONARY_BYTES)
+        parts.append(stream.decompress(data, room + 1))
+        room -= len(parts[-1])
+        if room < 0:
+            raise lzma.LZMAError(f"it unpacks to more than {MOST_TEXT_BYTES} bytes")
+        if not stream.eof:
+            raise EOFError("it ends in the midst of a stream")
+        data = stream.unused_data.lstrip(b"\0")  # padding
+    return b"".join(parts)

@@ -86,7 +86,7 @@ def test_a_database_without_what_is_read_is_refused(export, statement, sentence)
 
 
 def test_a_file_that_is_no_export_is_refused_in_one_sentence_and_left_alone(tmp_path):
-    with pytest.raises(NsysError, match="no such file; make one with nsys export --type sqlite"):
+    with pytest.raises(NsysError, match=r"cannot be read \(No such file or directory\); make one with nsys export --type sqlite"):
         read_nsys(tmp_path / "none.sqlite")
     other = tmp_path / "other.sqlite"
     other.write_bytes(b"SQLite format 3" + bytes(600))
