@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 # An H200, from its data sheet and the derivations of the kernels' design notes; none of it was measured here.
 MULTIPROCESSORS = 132
@@ -15,11 +16,14 @@ CLOCK_HZ = 1.83e9
 ISSUES_A_CLOCK = 4  # warp instructions, of a multiprocessor
 SHARED_BYTES_A_CLOCK = 128  # of a multiprocessor
 TENSOR_FLOP_A_CLOCK = 4096 * 0.62  # bfloat16; mma.sync reaches about 62 % of what wgmma does (assumed, from FlashAttention 2 on an H100)
+WGMMA_FLOP_A_CLOCK = 4096 * 0.58  # FlashAttention 3 without overlap inside a warpgroup: 570 of 989 TFLOP/s (published ablation, H100)
+L2_BYTES_A_CLOCK = 25  # of a multiprocessor (not verified)
 MEMORY_BYTES_A_SECOND = 4.2e12  # of a large copy
 MEMORY_SHARE = 0.85  # of that, by a kernel that streams, ours or the library's (assumed)
 ISSUE_SHARE = 0.75  # of the issue slots that a kernel bound by instructions fills (assumed)
 LAUNCH_SECONDS = 1.2e-6  # of each kernel after another in a graph (assumed)
-LIST_SECONDS = 0.8e-6  # one block lists 8192 inputs in a step (assumed)
+READ_SECONDS = 0.8e-6  # until a read of memory comes that others wait for (assumed)
+CACHED_READ_SECONDS = 0.3e-6  # the same of what the kernel before has written, from the second-level cache (assumed)
 DENSE_ATTENTION_FLOP_A_SECOND = 6.0e14  # causal prefill by the best library kernels on an H100 (published)
 
 HEADS, KV_HEADS, DIM, TILE = 32, 8, 128, 64
@@ -35,22 +39,52 @@ class Loop:
 
 
 DENSE = Loop("linear_dense.cu", "dense_rowsINS_4Bf16E", 150)  # 1024 weights
-TCA_BME = Loop("linear_tca_bme.cu", "tca_bme_rowsINS_4Bf16ELi8E", 759)  # a warp's 16 × 64 of a GroupTile
-TCA_BME_UNUSED = Loop("linear_tca_bme.cu", "tca_bme_rowsINS_4Bf16ELi8E", 106)  # inside it: a copy loop that small GroupTiles skip
-MACKO = Loop("linear_macko.cu", "macko_rowsINS_4Bf16E", 180)  # 256 stored weights
-TEAL = Loop("linear_teal.cu", "teal_columnsINS_4Bf16E", 169)  # 1024 weights of active inputs
-SPDP = Loop("linear_spdp.cu", "spdp_columnsINS_4Bf16E", 181)  # 8 active columns of 64 rows
-SPDP_LIST = Loop("linear_spdp.cu", "spdp_columnsINS_4Bf16E", 451)  # around it, 32 active columns
-PREFILL = Loop("attention_prefill.cu", "prefill_tilesINS_4Bf16ELi128E", 1060)  # 16 queries × 64 keys
+TCA_BME = Loop("linear_tca_bme.cu", "tca_bme_rowsINS_4Bf16ELi8E", 253)  # a warp's 16 × 64 of a GroupTile
+MACKO = Loop("linear_macko.cu", "macko_rowsINS_4Bf16E", 94)  # 256 stored weights
+TEAL = Loop("linear_teal.cu", "teal_columnsINS_4Bf16E", 88)  # 32 active inputs × 32 outputs
+TEAL_LIST = Loop("linear_teal.cu", "teal_columnsINS_4Bf16E", 178)  # around it: 128 inputs are listed
+SPDP = Loop("linear_spdp.cu", "spdp_columnsINS_4Bf16E", 266)  # 32 active columns × 32 rows
+SPDP_LIST = Loop("linear_spdp.cu", "spdp_columnsINS_4Bf16E", 387)  # around it: 128 columns are listed
+PREFILL = Loop("attention_prefill.cu", "prefill_tilesINS_4Bf16ELi128E", 1010)  # 16 queries × 64 keys
 PREFILL_COPY = Loop("attention_prefill.cu", "prefill_tilesINS_4Bf16ELi128E", 101)  # inside it, twice, with two rounds each
-DECODE = Loop("attention_decode.cu", "decode_blocksINS_4Bf16ELi4ELi128E", 1229)  # 8 keys and values for 4 heads
-SCORE = Loop("decode_predict.cu", "score_keys", 438)  # 4 words of 64 keys, for 8 heads
-POWER = Loop("decode_predict.cu", "score_keys", 1509)  # two keys of each lane for 8 heads: exponentials in float64
-WEIGHT = Loop("decode_predict.cu", "weigh_blocks", 140)  # 64 keys for 4 heads
-RANK = Loop("decode_predict.cu", "select_keys", 67)  # 8 of the 64 comparisons of a key of each lane, in float64
-LOOPS = (DENSE, TCA_BME, TCA_BME_UNUSED, MACKO, TEAL, SPDP, SPDP_LIST, PREFILL, PREFILL_COPY, DECODE, SCORE, POWER, WEIGHT, RANK)
+HOPPER = Loop("attention_prefill_hopper.cu", "prefill_hopperINS_4Bf16ELi128E", 677)  # a warp's 16 queries × 64 keys
+DECODE = Loop("attention_decode.cu", "attend_keptINS_4Bf16ELi128E", 665)  # 16 keys and values for up to 8 heads
+DECODE_LIST = Loop("attention_decode.cu", "attend_keptINS_4Bf16ELi128E", 215)  # inside it: kept keys of 512 are listed
+DECODE_ENTRY = Loop("attention_decode.cu", "attend_keptINS_4Bf16ELi128E", 11)  # inside that: a kept key of the 16 of each lane
+SCORE = Loop("decode_scores.cu", "score_keysILi128ELi4ELi4E", 549)  # 64 keys for 4 heads, exponentials in float64 among them
+WEIGH = Loop("decode_select.cu", "select_keysILi4ELb0Es", 84)  # 64 keys for 4 heads
+MERGE = Loop("decode_select.cu", "select_keysILi4ELb0Es", 101)  # one of two steps of four lanes that sort a block, 8 blocks at once
+LOOPS = (
+    DENSE,
+    TCA_BME,
+    MACKO,
+    TEAL,
+    TEAL_LIST,
+    SPDP,
+    SPDP_LIST,
+    PREFILL,
+    PREFILL_COPY,
+    HOPPER,
+    DECODE,
+    DECODE_LIST,
+    DECODE_ENTRY,
+    SCORE,
+    WEIGH,
+    MERGE,
+)
 
-DOUBLE_SHARE = 0.6  # of the instructions of exponentials that are on float64, at half rate (estimated); of comparisons a quarter
+# Clocks for which a warp holds shared memory and the first-level cache of its multiprocessor, which serve 32 lanes a clock if no two want
+# different words of a bank. Population counts go on meanwhile: 2 clocks each, 17 of a TCA_BME, half of what shared memory takes.
+TCA_BME_CLOCKS = 72  # of a TCA_BME: 32 for weights, 18 for words and sums, 8 for inputs, 4 for half words, 10 for copies
+MACKO_CLOCKS = 8 * 3.3 + 6  # of a MACKO: the fullest bank has 3.3 of 32 inputs (counted on random rows); shuffles
+TEAL_CLOCKS = 16 + 4 + 16  # of a TEAL and its share of a list: 512 bytes a read, records, and what writes them
+SPDP_CLOCKS = 16 * (2 * 2 + 1) + 20  # of an SPDP and its share of a list: two reads of two runs each, records, and what writes them
+PREFILL_BIAS = 84  # of the prefill loops: ALiBi's, which are skipped without it (counted as the length of a forward branch)
+RANKED_AROUND = 300  # instructions of 8 blocks beside their loops: sorts of sixteen, places, words (counted without the branches in doubt)
+SELECT_WARPS = 264 * 8  # of a launch
+CLASSES = 220  # of a warp for the classes of 8 blocks (counted likewise)
+DECODE_WARPS = 4 * 49 * KV_HEADS  # of a launch
+MOST_LISTED = 8  # of 16 keys, by the lane that lists most, where a tenth is kept (estimated)
 RANKED_BLOCKS = 0.65  # of the blocks, where a tenth of the keys is kept (estimated)
 
 
@@ -62,7 +96,7 @@ class Prediction:
     shape: str
     memory: float  # seconds
     issue: float
-    other: float  # shared memory or tensor cores, the longer
+    other: float  # shared memory, second cache or tensor cores, the longest
     launches: int
     extra: float  # seconds of steps that nothing overlaps
     baseline: float  # seconds of the library's dense kernel
@@ -79,7 +113,7 @@ class Prediction:
 
     @property
     def bound(self) -> str:
-        kinds = {"memory": self.memory, "instructions": self.issue, "shared memory, tensor cores": self.other}
+        kinds = {"memory": self.memory, "instructions": self.issue, "cache, shared memory, tensor cores": self.other}
         return max(kinds, key=lambda kind: kinds[kind])
 
 
@@ -97,21 +131,36 @@ def linear_predictions(outputs: int, inputs: int) -> Iterator[Prediction]:
     """One token; half of the weights pruned, for TEAL and SPDP half of the inputs inactive."""
     weights = outputs * inputs
     dense = streamed(2 * weights) + LAUNCH_SECONDS
-    listing = -(-inputs // 8192) * LIST_SECONDS
     shape = f"{outputs} × {inputs}"
 
-    def row(kernel: str, nbytes: float, slots: float, launches: int, extra: float, goal: str, wanted: float | None) -> Prediction:
-        return Prediction(kernel, shape, streamed(nbytes * weights), issued(slots * weights), 0, launches, extra, dense, goal, wanted)
+    def row(kernel: str, nbytes: float, warps: float, loop: float, clocks: float, rows: int, wait: float, *goal: Any) -> Prediction:
+        """Bytes of a weight, so many warps' loops with their instructions and clocks, rows of a block, and a wait before the first."""
+        blocks = -(-outputs // rows)
+        share = -(-blocks // MULTIPROCESSORS) * MULTIPROCESSORS / blocks  # of the multiprocessor with most blocks, in an even one
+        cached = warps * clocks / (MULTIPROCESSORS * CLOCK_HZ)
+        return Prediction(kernel, shape, streamed(nbytes * weights), share * issued(warps * loop), share * cached, 1, wait, dense, *goal)
 
-    yield row("own dense", 2, DENSE.instructions / 1024, 2, 0, "a control", None)
-    group = TCA_BME.instructions - TCA_BME_UNUSED.instructions
-    yield row("TCA-BME, 50 %", 1.125, group / 1024, 2, 0, "≥ 1.4×", 1.4)
-    yield row("MACKO, 50 %", 0.5 * 2.5, 0.5 * MACKO.instructions / 256, 2, 0, "≥ 1.4×", 1.4)
-    yield row("TEAL, 50 %", 1.0, 0.5 * TEAL.instructions / 1024, 3, listing, "≥ 1.7×", 1.7)
-    around = SPDP_LIST.instructions - SPDP.instructions
-    word = SPDP.instructions / 8 + around / 32  # of a column's 64 rows
-    nbytes = 0.25 * 2 * 1.25 + 0.125  # runs of 64 bytes touch a quarter more sectors; bitmap words of 8 bytes nearly all
-    yield row("SPDP, 50 % × 50 %", nbytes, 0.5 * word / 64, 3, listing, "≥ 2.2×", 2.2)
+    yield row("own dense", 2, weights / 1024, DENSE.instructions, 0, 8, 0, "a control", None)
+    tiles = weights / 1024
+    yield row("TCA-BME, 50 %", 1.125, tiles, TCA_BME.instructions, TCA_BME_CLOCKS, 16, READ_SECONDS, "≥ 1.4×", 1.4)
+    steps = outputs * (0.5 * inputs / 256 + 0.5)  # half of a warp is idle in the last of a row
+    yield row("MACKO, 50 %", 0.5 * 2.5, steps, MACKO.instructions, MACKO_CLOCKS, 16, 0, "≥ 1.4×", 1.4)
+    active = 0.5 * weights
+    listing = TEAL.instructions + (TEAL_LIST.instructions - TEAL.instructions) / 2
+    yield row("TEAL, 50 %", 1.0, active / 1024, listing, TEAL_CLOCKS, 32, CACHED_READ_SECONDS, "≥ 1.7×", 1.7)
+    listing = SPDP.instructions + (SPDP_LIST.instructions - SPDP.instructions) / 2
+    # runs of 64 bytes, whose halves two blocks read at about one time, touch a quarter more sectors; bitmap words of 8 bytes, starts of 2
+    nbytes = 0.25 * 2 * 1.25 + 0.125 + 0.03125
+    yield row("SPDP, 50 % × 50 %", nbytes, active / 1024, listing, SPDP_CLOCKS, 32, READ_SECONDS, "≥ 2.2×", 2.2)
+
+
+def decode_attention(keys: float, kept: float, most_listed: float) -> tuple[float, float]:
+    """Seconds of instructions, and of shared memory, to attend to the kept ones of the keys of all KV heads."""
+    steps = kept / 16 + DECODE_WARPS / 2  # the last step of a warp is half empty
+    listing = DECODE_LIST.instructions + (most_listed - 1) * DECODE_ENTRY.instructions
+    slots = steps * (DECODE.instructions - DECODE_LIST.instructions) + max(keys / 512, DECODE_WARPS) * listing
+    shared = steps * 4 * 16 * DIM * 2  # bytes: keys and values are written and read
+    return issued(slots), shared / (SHARED_BYTES_A_CLOCK * MULTIPROCESSORS * CLOCK_HZ)
 
 
 def decode_predictions(tokens: int) -> Iterator[Prediction]:
@@ -120,44 +169,42 @@ def decode_predictions(tokens: int) -> Iterator[Prediction]:
     cache_bytes = 4 * DIM * rows
     dense = streamed(cache_bytes) + 2 * LAUNCH_SECONDS
     shape = f"{tokens} keys"
-    whole = issued(DECODE.instructions * rows / 8)
+    whole, sparse = decode_attention(rows, rows, 16), decode_attention(rows, 0.1 * rows, MOST_LISTED)
     wanted_share = 3.4e12 / (MEMORY_BYTES_A_SECOND * MEMORY_SHARE)
-    yield Prediction("own dense decode", shape, streamed(cache_bytes), whole, 0, 3, 0, dense, "≥ 3.4 TB/s", wanted_share)
+    yield Prediction("own dense decode", shape, streamed(cache_bytes), *whole, 2, 0, dense, "≥ 3.4 TB/s", wanted_share)
     gathered = streamed(0.1 * cache_bytes / 0.8)  # rows of 256 bytes, 80 % of streaming (assumed)
-    yield Prediction("X:M decode, keys given", shape, gathered, 0.1 * whole, 0, 3, 0, dense, "no goal", None)
-    blocks = rows / TILE
-    scoring = (4 * SCORE.instructions + (1 + DOUBLE_SHARE) * POWER.instructions) * (HEADS // KV_HEADS) / 8
-    ranking = RANKED_BLOCKS * 1.25 * 2 * 8 * RANK.instructions
-    powers = 2 * 8 * HEADS * tokens  # bytes, written and read
-    predicted = issued(blocks * (scoring + 2 * WEIGHT.instructions + ranking)) + streamed(cache_bytes / 8 + powers)
+    yield Prediction("X:M decode, keys given", shape, gathered, *sparse, 2, READ_SECONDS, dense, "no goal", None)
+    blocks, products = rows / TILE, 2 * HEADS * tokens  # bytes, written; they are read from the second-level cache
+    scoring = max(streamed(cache_bytes / 8 + products), issued(blocks * SCORE.instructions))
+    beside = min(8, -(-blocks // SELECT_WARPS))  # blocks that a warp ranks at once
+    ranking = (2 * MERGE.instructions + RANKED_AROUND + CLASSES) / beside + RANKED_BLOCKS * WEIGH.instructions
+    predicted = scoring + issued(blocks * ranking) + 3 * CACHED_READ_SECONDS  # totals, classes, products
     wanted = {32768: 2.0, 131072: 3.0}.get(tokens)
     goal = "no goal" if wanted is None else f"≥ {wanted:g}×"
-    yield Prediction("X:M decode with prediction", shape, gathered, 0.1 * whole, 0, 8, predicted, dense, goal, wanted)
+    yield Prediction("X:M decode with prediction", shape, gathered, *sparse, 4, READ_SECONDS + predicted, dense, goal, wanted)
 
 
 def prefill_predictions(tokens: int, live: float) -> Iterator[Prediction]:
-    """A Llama-3-8B layer, causal; a share of the tiles at or below the diagonal is live."""
-    warp_tiles = live * HEADS * (tokens / TILE) ** 2 / 2 * (TILE / 16)
-    slots = PREFILL.instructions + 2 * PREFILL_COPY.instructions
-    tile_flop = 4 * 16 * TILE * DIM  # scores and values
-    shared = 64 * 512 + 2 * TILE * DIM * 2 / 4  # 64 ldmatrix of 512 bytes; a quarter of the tile's keys and values is stored
-    chip = MULTIPROCESSORS * CLOCK_HZ
-    other = warp_tiles * max(shared / SHARED_BYTES_A_CLOCK, tile_flop / TENSOR_FLOP_A_CLOCK) / chip
+    """A Llama-3-8B layer, causal; a share of the tiles at or below the diagonal is live, each independently of its neighbours."""
+    tiles = live * HEADS * (tokens / TILE) ** 2 / 2
+    tile_bytes, tile_flop = 2 * TILE * DIM * 2, 4 * TILE * TILE * DIM  # keys and values; scores and output
     flop = 2 * tokens**2 * DIM * HEADS
     dense = flop / DENSE_ATTENTION_FLOP_A_SECOND
-    goal = flop * live / 4e14
-    yield Prediction(
-        f"tile-skipping prefill, {live:.0%} live",
-        f"{tokens} tokens",
-        0,
-        issued(slots * warp_tiles),
-        other,
-        2,
-        0,
-        dense,
-        "≥ 400 TFLOP/s on live tiles",
-        dense / goal,
-    )
+
+    def row(kernel: str, loop: int, read: float, fetched: float, flop_a_clock: float, goal: str, wanted: float | None) -> Prediction:
+        """`read` bytes of shared memory and `fetched` tiles for a live tile of 64 queries."""
+        clocks = max(
+            (read + fetched * tile_bytes) / SHARED_BYTES_A_CLOCK, fetched * tile_bytes / L2_BYTES_A_CLOCK, tile_flop / flop_a_clock
+        )
+        issue, other = issued(4 * (loop - PREFILL_BIAS) * tiles), clocks * tiles / (MULTIPROCESSORS * CLOCK_HZ)
+        return Prediction(f"prefill, {kernel}, {live:.0%} live", f"{tokens} tokens", 0, issue, other, 2, 0, dense, goal, wanted)
+
+    loop = PREFILL.instructions + 2 * PREFILL_COPY.instructions
+    yield row("mma.sync", loop, 4 * 64 * 512, 1, TENSOR_FLOP_A_CLOCK, "for sm_80", None)  # each warp reads all keys and values
+    fetched = (1 - (1 - live) ** 3) / (3 * live)  # three rows of tiles share what is live for any of them
+    read = 3 * TILE * DIM * 2  # queries, keys and values
+    goal = "≥ 400 TFLOP/s on live tiles"
+    yield row("wgmma", HOPPER.instructions, read, fetched, WGMMA_FLOP_A_CLOCK, goal, 4e14 / DENSE_ATTENTION_FLOP_A_SECOND / live)
 
 
 def predictions() -> Iterator[Prediction]:

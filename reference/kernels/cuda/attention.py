@@ -15,6 +15,12 @@ TILE_QUERIES = 64  # that are skipped together
 HEAD_DIMS = (64, 128)  # compiled; smaller heads are filled up with zero channels
 
 
+def prefill_kernel(device: torch.device) -> str:
+    """The kernel of many queries for a device: by products of warpgroups where there are some, which is on compute capability 9.0."""
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
+    return "xm_cuda_attend_tiles_hopper" if hopper else "xm_cuda_attend_tiles"
+
+
 class LiveTiles(NamedTuple):
     """Tiles of 64 queries × 64 keys in which a pair is kept, in ascending order; the first counts[m, t] of each row of tiles."""
 
@@ -93,7 +99,7 @@ def sparse_attention(
     q, k, v = (x if dim == compiled else torch.nn.functional.pad(x, (0, compiled - dim)) for x in (q, k, v))
     out = torch.empty_like(q)
     if out.numel():
-        launch = cuda_kernel("xm_cuda_attend_tiles", c_int, *[c_void_p] * 8, *[c_int] * 6, c_float)
+        launch = cuda_kernel(prefill_kernel(q.device), c_int, *[c_void_p] * 8, *[c_int] * 6, c_float)
         addresses = [part.data_ptr() for part in (q, k, v, words, listed.tiles, listed.counts)]
         slope = None if slopes is None else slopes.data_ptr()
         half = int(q.dtype == torch.float16)

@@ -1,5 +1,8 @@
-// Attention of one query a head on the keys of a cache that are kept: rows are gathered, 16 bytes a lane, and read once for all query heads
-// that share them. The list of live blocks is cut into splits, whose results are merged in their order.
+// Attention of one query a head on the keys of a cache that are kept. A warp gathers rows of 16 keys and their values while it works on 16
+// others, and multiplies them by all query heads that share them on tensor cores. A KV head's words are cut into splits, whose results are
+// merged in their order.
+#include "attention_kept.h"
+#include "attention_rows.h"
 #include "attention_softmax.h"
 #include "linear_elements.h"
 
@@ -8,233 +11,272 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kBlockKeys = 64;
-constexpr int kDeep = 4;  // keys of a lane that are read together, with their values
+constexpr int kStep = 16;   // keys that are multiplied at once
+constexpr int kStages = 2;  // one of them under way: 8 KB a warp, of 12 warps on an H200's multiprocessor
+constexpr int kMergeThreads = 256;
+static_assert(kStep <= kCarried + 1);
 
 struct Decode {
   const uint16_t *q, *k, *v;  // [heads, d], [kv_heads, room, d] twice
-  const uint64_t* words;      // [masks, key_words]: kept keys
-  const int *blocks, *counts;  // [kv_heads, key_words] and [kv_heads]: blocks in which a query head of the group keeps a key
-  const float* slopes;         // [heads], or none: ALiBi
+  const uint64_t* words;      // [masks, key_words]: kept keys; none: all
+  const float* slopes;        // [heads], or none: ALiBi
   float *tops, *sums, *parts;  // [splits, heads] twice, [splits, heads, d]
-  int kv_heads, masks, keys, room, key_words;
+  int heads, kv_heads, masks, keys, room, key_words;
   float scale;
 };
 
-template <int kHeads, int kDim>
+template <int kDim>
+struct alignas(16) WarpShared {
+  union {
+    struct {
+      uint16_t keys[kStages][kStep * kDim], values[kStages][kStep * kDim];
+    } rows;
+    float out[kSharing][kDim];  // afterwards
+  };
+  uint32_t entries[kStages][kStep];  // of the keys of a stage; 0: there is none
+  uint32_t listed[kCarried + kWindowWords * kWordKeys];
+  float tops[kSharing], sums[kSharing];
+};
+
+template <int kDim>
 struct DecodeShared {
-  uint16_t keys[kWarps][kBlockKeys];  // places of kept keys in a block
-  uint8_t keeps[kWarps][kBlockKeys];  // a bit for each query head that keeps it
-  float tops[kWarps][kHeads], sums[kWarps][kHeads];
-  float out[kWarps][kHeads][kDim];
+  WarpShared<kDim> warps[kWarps];
 };
-
-// State of the softmax of the query heads of a group; scores in units of log 2.
-template <int kHeads>
-struct GroupState {
-  float tops[kHeads], sums[kHeads], out[kHeads][8];
-};
-
-template <class Element>
-XM_DEVICE void eight_of(const uint4& words, float (&numbers)[8]) {
-  const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
-  XM_UNROLL(4)
-  for (int i = 0; i < 4; ++i) {
-    numbers[2 * i] = low_of<Element>(pairs[i]);
-    numbers[2 * i + 1] = high_of<Element>(pairs[i]);
-  }
-}
 
 XM_DEVICE float finite_or_zero(float x) { return x == -INFINITY ? 0.0f : x; }
 
-// Kept keys of a block in ascending order, with who keeps them; how many there are.
-template <int kHeads>
-XM_DEVICE int list_keys(const Decode& job, int kv_head, int block, uint16_t* keys, uint8_t* keeps) {
-  const int own_masks = job.masks / job.kv_heads;  // 1, or one for each query head
-  uint64_t words[kHeads], any = 0;
-  const int left = job.keys - block * kBlockKeys;
-  XM_UNROLL(8)
-  for (int h = 0; h < kHeads; ++h) {
-    const int64_t mask = static_cast<int64_t>(kv_head) * own_masks + (own_masks == 1 ? 0 : h);
-    words[h] = job.words[mask * job.key_words + block];
-    if (left < kBlockKeys) words[h] &= (uint64_t{1} << left) - 1;
-    any |= words[h];
-  }
-  XM_UNROLL(2)
-  for (int half = 0; half < 2; ++half) {
-    const int key = lane() + kWarp * half;
-    if (!(any >> key & 1)) continue;
-    const int at = popcount(any & ((uint64_t{1} << key) - 1));
-    uint32_t heads = 0;
+// Starts to copy the next kept keys and their values into a stage; false if there are none.
+template <int kDim>
+XM_DEVICE bool fetch_step(const KeyMask& mask, const uint16_t* keys, const uint16_t* values, WarpShared<kDim>& own, int stage,
+                          Listed& listed) {
+  constexpr int kChunks = kDim / 8;
+  while (listed.count < kStep && listed.word < mask.key_words) list_keys(mask, own.listed, listed);
+  const int taken = listed.count < kStep ? listed.count : kStep;
+  if (taken) {
+    if (lane() < kStep) own.entries[stage][lane()] = lane() < taken ? own.listed[listed.from + lane()] : 0;
+    warp_sync();
+    const int chunk = lane() % kChunks;
     XM_UNROLL(8)
-    for (int h = 0; h < kHeads; ++h) heads |= static_cast<uint32_t>(words[h] >> key & 1) << h;
-    keys[at] = static_cast<uint16_t>(key);
-    keeps[at] = static_cast<uint8_t>(heads);
+    for (int first = 0; first < kStep; first += kWarp / kChunks) {
+      const int row = first + lane() / kChunks, to = place<kDim>(row, chunk);
+      const uint32_t entry = own.entries[stage][row];
+      const int64_t from = static_cast<int64_t>(entry_key(entry)) * kDim + 8 * chunk;
+      cp_async_16(own.rows.keys[stage] + to, keys + from, entry != 0);  // zeros where there is no key: no NaN comes of its value
+      cp_async_16(own.rows.values[stage] + to, values + from, entry != 0);
+    }
+    listed.from += taken;
+    listed.count -= taken;
   }
-  return popcount(any);
+  cp_async_commit();
+  return taken > 0;
 }
 
-// A block of threads takes one split of a KV head's live blocks; a warp every fourth of them; some lanes a key.
-template <class Element, int kHeads, int kDim>
-XM_KERNEL(kThreads) void decode_blocks(Decode job) {
-  using Shared = DecodeShared<kHeads, kDim>;
-  Shared& block = shared<Shared>();
-  constexpr int kLanes = kDim / 8;        // lanes of a key
-  constexpr int kBeside = kWarp / kLanes;  // keys that a warp takes beside each other
-  const int kv_head = blockIdx.x, split = blockIdx.y, own = lane() % kLanes, beside = lane() / kLanes;
-  const int64_t count = job.counts[kv_head];
-  const int64_t first = count * split / gridDim.y, last = count * (split + 1) / gridDim.y;
-  const int* blocks = job.blocks + static_cast<int64_t>(kv_head) * job.key_words;
-  const int64_t rows = static_cast<int64_t>(kv_head) * job.room;
-  float query[kHeads][8], slope[kHeads];
-  GroupState<kHeads> state;
+// Softmax and sums of eight query heads, as far as keys were seen. Products are of heads × keys and then of channels × heads: a lane gets
+// scores of head lane / 4 as sums of the first exactly where the second wants their probabilities.
+template <int kDim>
+struct HeadState {
+  static constexpr int kSteps = kDim / 16;  // of mma over the channels
+  uint32_t queries[kSteps][4];
+  float scale, slope;              // of the scores, in units of log 2
+  float top = -INFINITY, sum = 0;  // of head lane / 4; the sum of this lane's keys
+  float out[kSteps][4] = {};       // channel 16 step + lane / 4 + 8 (e / 2) of head 2 (lane % 4) + e % 2
+};
+
+template <int kDim>
+XM_DEVICE void load_queries(const Decode& job, int first_head, int heads, HeadState<kDim>& state) {
+  const int head = lane() / 4;
+  const bool served = head < heads;
   XM_UNROLL(8)
-  for (int h = 0; h < kHeads; ++h) {
-    const int head = kv_head * kHeads + h;
-    eight_of<Element>(*reinterpret_cast<const uint4*>(job.q + static_cast<int64_t>(head) * kDim + 8 * own), query[h]);
-    slope[h] = job.slopes ? job.slopes[head] * kLog2E : 0.0f;
-    state.tops[h] = -INFINITY;
-    state.sums[h] = 0;
-    XM_UNROLL(8)
-    for (int i = 0; i < 8; ++i) {
-      state.out[h][i] = 0;
-      query[h][i] *= job.scale * kLog2E;
+  for (int step = 0; step < HeadState<kDim>::kSteps; ++step) {
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(job.q + static_cast<int64_t>(first_head + head) * kDim + 16 * step);
+    state.queries[step][0] = served ? from[lane() % 4] : 0;
+    state.queries[step][2] = served ? from[lane() % 4 + 4] : 0;
+    state.queries[step][1] = state.queries[step][3] = 0;  // eight heads fill half of the rows
+  }
+  state.scale = job.scale * kLog2E;
+  state.slope = served && job.slopes ? job.slopes[first_head + head] * kLog2E : 0.0f;
+}
+
+// Products of a stage's keys: element e < 2 of scores[n] is of key 8 n + 2 (lane % 4) + e.
+template <class Element, int kDim>
+XM_DEVICE void multiply_keys(const uint16_t* keys, const HeadState<kDim>& state, float (&scores)[2][4]) {
+  XM_UNROLL(2)
+  for (int n = 0; n < 2; ++n) {
+    XM_UNROLL(4)
+    for (int step = 0; step < HeadState<kDim>::kSteps; step += 2) {
+      uint32_t b[4];  // of two steps: four times eight channels of eight keys
+      ldmatrix_4(b, keys + place<kDim>(8 * n + lane() % 8, 2 * step + lane() / 8));
+      const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+      mma<Element>(scores[n], state.queries[step], first);
+      mma<Element>(scores[n], state.queries[step + 1], second);
     }
   }
-  for (int64_t at = first + warp(); at < last; at += kWarps) {
-    const int tile = blocks[at];
-    const int kept = list_keys<kHeads>(job, kv_head, tile, block.keys[warp()], block.keeps[warp()]);
-    warp_sync();
-    for (int start = 0; start < kept; start += kDeep * kBeside) {
-      uint4 keys[kDeep], values[kDeep];
-      uint32_t keeps[kDeep];
-      float positions[kDeep];
-      XM_UNROLL(4)
-      for (int n = 0; n < kDeep; ++n) {
-        const int listed = start + n * kBeside + beside;
-        const bool there = listed < kept;
-        const int key = tile * kBlockKeys + (there ? block.keys[warp()][listed] : 0);
-        keeps[n] = there ? block.keeps[warp()][listed] : 0;
-        positions[n] = static_cast<float>(key);
-        keys[n] = there ? stream_16(job.k + (rows + key) * kDim + 8 * own) : uint4{0, 0, 0, 0};
-        values[n] = there ? stream_16(job.v + (rows + key) * kDim + 8 * own) : uint4{0, 0, 0, 0};
-      }
-      float scores[kDeep][kHeads];
-      XM_UNROLL(4)
-      for (int n = 0; n < kDeep; ++n) {
-        float numbers[8];
-        eight_of<Element>(keys[n], numbers);
-        XM_UNROLL(8)
-        for (int h = 0; h < kHeads; ++h) {
-          float sum = 0;
-          XM_UNROLL(8)
-          for (int i = 0; i < 8; ++i) sum = fused(query[h][i], numbers[i], sum);
-          sum = lanes_sum(sum, kLanes) + slope[h] * positions[n];
-          scores[n][h] = keeps[n] >> h & 1 ? sum : -INFINITY;
-        }
-      }
-      XM_UNROLL(8)
-      for (int h = 0; h < kHeads; ++h) {
-        float top = state.tops[h];
-        XM_UNROLL(4)
-        for (int n = 0; n < kDeep; ++n) top = scores[n][h] > top ? scores[n][h] : top;
-        const float base = finite_or_zero(top), shrink = exp2_fast(state.tops[h] - base);
-        state.tops[h] = top;
-        state.sums[h] *= shrink;
-        XM_UNROLL(8)
-        for (int i = 0; i < 8; ++i) state.out[h][i] *= shrink;
-        XM_UNROLL(4)
-        for (int n = 0; n < kDeep; ++n) {
-          scores[n][h] = exp2_fast(scores[n][h] - base);
-          state.sums[h] += scores[n][h];
-        }
-      }
-      XM_UNROLL(4)
-      for (int n = 0; n < kDeep; ++n) {
-        float numbers[8];
-        eight_of<Element>(values[n], numbers);
-        XM_UNROLL(8)
-        for (int h = 0; h < kHeads; ++h) {
-          XM_UNROLL(8)
-          for (int i = 0; i < 8; ++i) state.out[h][i] = fused(scores[n][h], numbers[i], state.out[h][i]);
-        }
-      }
-    }
-    warp_sync();
-  }
-  // the lanes beside each other, then the warps
-  XM_UNROLL(8)
-  for (int h = 0; h < kHeads; ++h) {
+}
+
+// Turns scores into probabilities as the right operand of a product; says by what everything before has to be multiplied.
+template <class Element, int kDim>
+XM_DEVICE float weigh_keys(const uint32_t (&entries)[kStep], float (&scores)[2][4], HeadState<kDim>& state, uint32_t (&probabilities)[2]) {
+  // float16 ends at 2^-24: there all are so many powers of two larger, in sums too, that those of many unlikely keys are not lost
+  constexpr float kLift = Element::kHalf ? 15.0f : 0.0f;
+  float top = state.top;
+  XM_UNROLL(2)
+  for (int n = 0; n < 2; ++n) {
     XM_UNROLL(2)
-    for (int by = kLanes; by < kWarp; by *= 2) {
-      const float other = shfl_xor(state.tops[h], by), other_sum = shfl_xor(state.sums[h], by);
-      const float top = other > state.tops[h] ? other : state.tops[h], base = finite_or_zero(top);
-      const float mine = exp2_fast(state.tops[h] - base), theirs = exp2_fast(other - base);
-      state.tops[h] = top;
-      state.sums[h] = state.sums[h] * mine + other_sum * theirs;
-      XM_UNROLL(8)
-      for (int i = 0; i < 8; ++i) state.out[h][i] = state.out[h][i] * mine + shfl_xor(state.out[h][i], by) * theirs;
+    for (int e = 0; e < 2; ++e) {
+      const uint32_t entry = entries[8 * n + 2 * (lane() % 4) + e];
+      scores[n][e] = fused(scores[n][e], state.scale, state.slope * static_cast<float>(entry_key(entry)));
+      if (!entry_kept(entry, lane() / 4)) scores[n][e] = -INFINITY;
+      top = scores[n][e] > top ? scores[n][e] : top;
     }
-    if (beside == 0) {
-      XM_UNROLL(8)
-      for (int i = 0; i < 8; ++i) block.out[warp()][h][8 * own + i] = state.out[h][i];
-      if (own == 0) {
-        block.tops[warp()][h] = state.tops[h];
-        block.sums[warp()][h] = state.sums[h];
-      }
-    }
+  }
+  top = lanes_max(top, 4);
+  const float base = finite_or_zero(top), shrink = exp2_fast(state.top - base);
+  state.top = top;
+  state.sum *= shrink;
+  XM_UNROLL(2)
+  for (int n = 0; n < 2; ++n) {
+    const float low = exp2_fast(scores[n][0] - base + kLift), high = exp2_fast(scores[n][1] - base + kLift);
+    state.sum += low + high;
+    probabilities[n] = pair_of<Element>(low, high);
+  }
+  return shrink;
+}
+
+template <class Element, int kDim>
+XM_DEVICE void add_values(const uint16_t* values, const uint32_t (&probabilities)[2], float shrink, HeadState<kDim>& state) {
+  const float shrinks[2] = {shfl(shrink, 8 * (lane() % 4)), shfl(shrink, 8 * (lane() % 4) + 4)};  // of the heads of `out`
+  XM_UNROLL(8)
+  for (int step = 0; step < HeadState<kDim>::kSteps; ++step) {
+    uint32_t a[4];  // channels 0-7 and 8-15 of eight keys, then of the next eight
+    ldmatrix_4_transposed(a, values + place<kDim>(lane() % 8 + 8 * (lane() / 16), 2 * step + lane() / 8 % 2));
+    XM_UNROLL(4)
+    for (int e = 0; e < 4; ++e) state.out[step][e] *= shrinks[e % 2];
+    mma<Element>(state.out[step], a, probabilities);
+  }
+}
+
+// Adds up what the warps of a block have.
+template <int kDim>
+XM_DEVICE void write_part(const Decode& job, int first_head, int heads, DecodeShared<kDim>& block, HeadState<kDim>& state) {
+  WarpShared<kDim>& own = block.warps[warp()];
+  const float sum = lanes_sum(state.sum, 4);
+  if (lane() % 4 == 0) {
+    own.tops[lane() / 4] = state.top;
+    own.sums[lane() / 4] = sum;
+  }
+  XM_UNROLL(8)
+  for (int step = 0; step < HeadState<kDim>::kSteps; ++step) {
+    XM_UNROLL(4)
+    for (int e = 0; e < 4; ++e) own.out[2 * (lane() % 4) + e % 2][16 * step + lane() / 4 + 8 * (e / 2)] = state.out[step][e];
   }
   block_sync();
-  for (int i = threadIdx.x; i < kHeads * kDim; i += kThreads) {
-    const int h = i / kDim, channel = i % kDim;
-    float top = -INFINITY, sum = 0, out = 0;
-    for (int w = 0; w < kWarps; ++w) top = block.tops[w][h] > top ? block.tops[w][h] : top;
+  for (int i = threadIdx.x; i < heads * kDim; i += kThreads) {
+    const int head = i / kDim, channel = i % kDim;
+    float top = -INFINITY, all = 0, value = 0;
+    for (int w = 0; w < kWarps; ++w) top = block.warps[w].tops[head] > top ? block.warps[w].tops[head] : top;
     for (int w = 0; w < kWarps; ++w) {
-      const float factor = exp2_fast(block.tops[w][h] - finite_or_zero(top));
-      sum += block.sums[w][h] * factor;
-      out += block.out[w][h][channel] * factor;
+      const float factor = exp2_fast(block.warps[w].tops[head] - finite_or_zero(top));
+      all += block.warps[w].sums[head] * factor;
+      value += block.warps[w].out[head][channel] * factor;
     }
-    const int64_t place = static_cast<int64_t>(split) * job.kv_heads * kHeads + kv_head * kHeads + h;
-    job.parts[place * kDim + channel] = out;
+    const int64_t at = static_cast<int64_t>(blockIdx.y) * job.heads + first_head + head;
+    job.parts[at * kDim + channel] = value;
     if (channel == 0) {
-      job.tops[place] = top;
-      job.sums[place] = sum;
+      job.tops[at] = top;
+      job.sums[at] = all;
     }
   }
 }
 
-// The splits of a head, in their order. A block takes a head, a thread a channel.
-template <class Element>
-XM_KERNEL(128) void merge_splits(const float* tops, const float* sums, const float* parts, int splits, int heads, int dim, uint16_t* out) {
-  const int head = blockIdx.x, channel = threadIdx.x;
-  if (channel >= dim) return;
-  float top = -INFINITY, sum = 0, value = 0;
-  for (int split = 0; split < splits; ++split) {
-    const float own = tops[static_cast<int64_t>(split) * heads + head];
-    top = own > top ? own : top;
-  }
-  for (int split = 0; split < splits; ++split) {
-    const int64_t place = static_cast<int64_t>(split) * heads + head;
-    const float factor = exp2_fast(tops[place] - finite_or_zero(top));
-    sum += sums[place] * factor;
-    value += parts[place * dim + channel] * factor;
-  }
-  out[static_cast<int64_t>(head) * dim + channel] = bits_of<Element>(sum > 0 ? value / sum : 0.0f);
+// A block of threads takes one split of a KV head's words for up to eight of its query heads. Words that follow each other, which tend to
+// keep alike, go to different warps.
+template <class Element, int kDim>
+XM_RESIDENT_KERNEL(kThreads, 3) void attend_kept(Decode job) {
+  DecodeShared<kDim>& block = shared<DecodeShared<kDim>>();
+  WarpShared<kDim>& own = block.warps[warp()];
+  const int sharing = job.heads / job.kv_heads, rounds = ceil_div(sharing, kSharing);
+  const int kv_head = static_cast<int>(blockIdx.x) / rounds, round = static_cast<int>(blockIdx.x) % rounds;
+  const int first_head = kv_head * sharing + round * kSharing;
+  const int heads = sharing - round * kSharing < kSharing ? sharing - round * kSharing : kSharing;
+  const bool by_head = job.masks > job.kv_heads;
+  const int64_t first_mask = by_head ? first_head : kv_head;
+  const KeyMask mask = {job.words, by_head ? heads : 1, first_mask * job.key_words, job.keys, job.key_words};
+  const int64_t rows = static_cast<int64_t>(kv_head) * job.room * kDim;
+  Listed listed;
+  listed.word = static_cast<int>(blockIdx.y) * kWarps + warp();
+  listed.stride = static_cast<int>(gridDim.y) * kWarps;
+  HeadState<kDim> state;
+  load_queries(job, first_head, heads, state);
+  int stage = 0;
+  bool ready = false;
+  do {
+    const bool fetched = fetch_step(mask, job.k + rows, job.v + rows, own, stage, listed);
+    stage = 1 - stage;
+    if (ready) {
+      cp_async_wait<1>();
+      warp_sync();
+      float scores[2][4] = {};
+      uint32_t probabilities[2];
+      multiply_keys<Element>(own.rows.keys[stage], state, scores);
+      const float shrink = weigh_keys<Element>(own.entries[stage], scores, state, probabilities);
+      add_values<Element>(own.rows.values[stage], probabilities, shrink, state);
+      warp_sync();
+    }
+    ready = fetched;
+  } while (ready);
+  write_part(job, first_head, heads, block, state);
 }
 
-template <class Element, int kHeads>
-int launch_decode(const Decode& job, int dim, int splits, void* stream) {
-  const dim3 blocks = {static_cast<unsigned>(job.kv_heads), static_cast<unsigned>(splits), 1};
-  if (dim == 64) return launch(decode_blocks<Element, kHeads, 64>, blocks, kThreads, sizeof(DecodeShared<kHeads, 64>), stream, job);
-  return launch(decode_blocks<Element, kHeads, 128>, blocks, kThreads, sizeof(DecodeShared<kHeads, 128>), stream, job);
+struct MergeShared {
+  float values[kMergeThreads][4];
+};
+
+// A block takes a head: some threads the channels of a split, others those of the next. Sums are in an order that sizes alone decide.
+template <class Element, int kDim>
+XM_KERNEL(kMergeThreads) void merge_splits(const float* tops, const float* sums, const float* parts, int splits, int heads, uint16_t* out) {
+  MergeShared& block = shared<MergeShared>();
+  constexpr int kLanes = kDim / 4, kBeside = kMergeThreads / kLanes;  // threads of a split, splits beside each other
+  const int head = blockIdx.x, thread = threadIdx.x, beside = thread / kLanes, first_channel = 4 * (thread % kLanes);
+  float top = -INFINITY;
+  for (int split = lane(); split < splits; split += kWarp) {
+    const float one = tops[static_cast<int64_t>(split) * heads + head];
+    top = one > top ? one : top;
+  }
+  const float base = finite_or_zero(lanes_max(top));
+  float sum = 0;
+  for (int split = lane(); split < splits; split += kWarp) {
+    const int64_t at = static_cast<int64_t>(split) * heads + head;
+    sum += sums[at] * exp2_fast(tops[at] - base);
+  }
+  sum = lanes_sum(sum);
+  float values[4] = {};
+  XM_UNROLL(4)
+  for (int split = beside; split < splits; split += kBeside) {
+    const int64_t at = static_cast<int64_t>(split) * heads + head;
+    const uint4 part = stream_16(parts + at * kDim + first_channel);
+    const float factor = exp2_fast(tops[at] - base);
+    const uint32_t bits[4] = {part.x, part.y, part.z, part.w};
+    XM_UNROLL(4)
+    for (int i = 0; i < 4; ++i) values[i] = fused(float_of_bits(bits[i]), factor, values[i]);
+  }
+  XM_UNROLL(4)
+  for (int i = 0; i < 4; ++i) block.values[thread][i] = values[i];
+  block_sync();
+  if (thread >= kDim) return;
+  float value = 0;
+  for (int i = 0; i < kBeside; ++i) value += block.values[i * kLanes + thread / 4][thread % 4];
+  out[static_cast<int64_t>(head) * kDim + thread] = bits_of<Element>(sum > 0 ? value / sum : 0.0f);  // nothing is kept: zeros
 }
 
-template <class Element>
-int launch_group(const Decode& job, int heads_a_group, int dim, int splits, void* stream) {
-  if (heads_a_group == 1) return launch_decode<Element, 1>(job, dim, splits, stream);
-  if (heads_a_group == 2) return launch_decode<Element, 2>(job, dim, splits, stream);
-  if (heads_a_group == 4) return launch_decode<Element, 4>(job, dim, splits, stream);
-  return launch_decode<Element, 8>(job, dim, splits, stream);
+template <class Element, int kDim>
+int launch_decode(const Decode& job, int splits, uint16_t* out, void* stream) {
+  const int rounds = ceil_div(job.heads / job.kv_heads, kSharing);
+  const dim3 blocks = {static_cast<unsigned>(job.kv_heads * rounds), static_cast<unsigned>(splits), 1};
+  const int status = launch(attend_kept<Element, kDim>, blocks, kThreads, sizeof(DecodeShared<kDim>), stream, job);
+  if (status) return status;
+  const dim3 heads = {static_cast<unsigned>(job.heads), 1, 1};
+  return launch(merge_splits<Element, kDim>, heads, kMergeThreads, sizeof(MergeShared), stream, static_cast<const float*>(job.tops),
+                static_cast<const float*>(job.sums), static_cast<const float*>(job.parts), splits, job.heads, out);
 }
 
 }  // namespace
@@ -242,16 +284,13 @@ int launch_group(const Decode& job, int heads_a_group, int dim, int splits, void
 
 using namespace xmsim;
 
-// dim is 64 or 128, heads / kv_heads 1, 2, 4 or 8, masks kv_heads or heads; tops, sums [splits, heads], parts [splits, heads, dim].
-XM_API int xm_cuda_decode_blocks(int half, const uint16_t* q, const uint16_t* k, const uint16_t* v, const uint64_t* words, const int* blocks,
-                                 const int* counts, const float* slopes, float* tops, float* sums, float* parts, int heads, int kv_heads,
-                                 int masks, int keys, int room, int dim, int splits, float scale, void* stream) {
-  const Decode job = {q, k, v, words, blocks, counts, slopes, tops, sums, parts, kv_heads, masks, keys, room, ceil_div(keys, kBlockKeys), scale};
-  return (half ? launch_group<Half> : launch_group<Bf16>)(job, heads / kv_heads, dim, splits, stream);
-}
-
-XM_API int xm_cuda_merge_splits(int half, const float* tops, const float* sums, const float* parts, int splits, int heads, int dim,
-                                uint16_t* out, void* stream) {
-  const dim3 blocks = {static_cast<unsigned>(heads), 1, 1};
-  return launch(half ? merge_splits<Half> : merge_splits<Bf16>, blocks, 128, 0, stream, tops, sums, parts, splits, heads, dim, out);
+// dim is 64 or 128, heads a multiple of kv_heads, masks kv_heads or heads, keys at most 2^24; tops, sums [splits, heads], parts
+// [splits, heads, dim] and out [heads, dim] start on multiples of 16 bytes.
+XM_API int xm_cuda_decode(int half, const uint16_t* q, const uint16_t* k, const uint16_t* v, const uint64_t* words, const float* slopes,
+                          float* tops, float* sums, float* parts, uint16_t* out, int heads, int kv_heads, int masks, int keys, int room,
+                          int dim, int splits, float scale, void* stream) {
+  const Decode job = {q, k, v, words, slopes, tops, sums, parts, heads, kv_heads, masks, keys, room, ceil_div(keys, kWordKeys), scale};
+  const auto run = dim == 64 ? (half ? launch_decode<Half, 64> : launch_decode<Bf16, 64>)
+                             : (half ? launch_decode<Half, 128> : launch_decode<Bf16, 128>);
+  return run(job, splits, out, stream);
 }

@@ -1,36 +1,19 @@
 // Sparse attention of many queries: tiles of 64 queries × 64 keys without a kept pair are skipped, pairs that are not kept are masked in
 // the others. Scores, softmax and output of a tile stay in registers; keys and values of the next tile are fetched meanwhile.
-#include "attention_softmax.h"
-#include "linear_elements.h"
+#include "attention_prefill.h"
+#include "attention_rows.h"
 
 namespace xmsim {
 namespace {
 
-constexpr int kTile = 64;  // queries of a block, and keys of a step
 constexpr int kWarps = 4;  // 16 queries each
 constexpr int kThreads = kWarps * kWarp;
-
-struct Prefill {
-  const uint16_t *q, *k, *v;   // [heads, queries, d], [kv_heads, keys, d] twice
-  const uint64_t* words;       // [masks, queries, key_words]
-  const int *tiles, *counts;   // as xm_cuda_list_tiles makes them
-  const float* slopes;         // [heads], or none: ALiBi
-  uint16_t* out;               // [heads, queries, d]
-  int heads, kv_heads, masks, queries, keys, key_words;
-  float scale;
-};
 
 template <int kDim>
 struct PrefillShared {
   uint16_t keys[2][kTile * kDim];
   uint16_t values[2][kTile * kDim];
 };
-
-// Where 16 bytes of a row lie: neighbouring rows start in different banks, so that eight rows are read at once.
-template <int kDim>
-XM_DEVICE int place(int row, int chunk) {
-  return row * kDim + 8 * (chunk ^ (row % 8));
-}
 
 template <int kDim>
 XM_DEVICE void fetch_rows(uint16_t* to, const uint16_t* from, int first, int rows) {
@@ -74,8 +57,8 @@ XM_KERNEL(kThreads) void prefill_tiles(Prefill job) {
   }
   block_sync();
 
-  const int rows[2] = {first_query + 16 * warp() + lane() / 4, first_query + 16 * warp() + lane() / 4 + 8};
-  const uint64_t* own_words = job.words + static_cast<int64_t>(mask) * job.queries * job.key_words;
+  const int first_row = first_query + 16 * warp() + lane() / 4;
+  const uint64_t* own_words = job.words + (static_cast<int64_t>(mask) * job.queries + first_row) * job.key_words;
   const float slope = job.slopes ? job.slopes[head] * kLog2E : 0.0f, scale = job.scale * kLog2E;
   RowState state[2];
   float out[kDim / 8][4] = {};
@@ -87,11 +70,7 @@ XM_KERNEL(kThreads) void prefill_tiles(Prefill job) {
       cp_async_commit();
     }
     uint64_t kept[2];
-    const uint64_t there = job.keys - tile * kTile < kTile ? (uint64_t{1} << (job.keys - tile * kTile)) - 1 : ~uint64_t{0};
-    XM_UNROLL(2)
-    for (int half = 0; half < 2; ++half) {
-      kept[half] = rows[half] < job.queries ? own_words[static_cast<int64_t>(rows[half]) * job.key_words + tile] & there : 0;
-    }
+    kept_keys(job, own_words, first_row, tile, kept);
     float scores[8][4] = {};
     XM_UNROLL(8)
     for (int n = 0; n < 8; ++n) {
@@ -127,16 +106,7 @@ XM_KERNEL(kThreads) void prefill_tiles(Prefill job) {
     cp_async_wait<0>();
     block_sync();
   }
-  XM_UNROLL(2)
-  for (int half = 0; half < 2; ++half) {
-    const float sum = lanes_sum(state[half].sum, 4), factor = sum > 0 ? 1 / sum : 0.0f;  // a row that keeps nothing gives zeros
-    if (rows[half] >= job.queries) continue;
-    uint16_t* to = job.out + (static_cast<int64_t>(head) * job.queries + rows[half]) * kDim + 2 * (lane() % 4);
-    XM_UNROLL(16)
-    for (int n = 0; n < kDim / 8; ++n) {
-      *reinterpret_cast<uint32_t*>(to + 8 * n) = pair_of<Element>(out[n][2 * half] * factor, out[n][2 * half + 1] * factor);
-    }
-  }
+  write_rows<Element>(job, head, first_row, out, state);
 }
 
 template <class Element, int kDim>

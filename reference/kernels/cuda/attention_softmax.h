@@ -17,6 +17,17 @@ struct RowState {
 // Element e of scores[n] is of row e / 2 of this lane's two, and key first_key + 8 n + 2 (lane % 4) + e % 2.
 XM_DEVICE void softmax_step(float (&scores)[8][4], const uint64_t (&kept)[2], float scale, float slope, int first_key, RowState (&state)[2],
                             float (&shrink)[2]) {
+  float factor = scale;
+  if (slope != 0 || !(scale > 0)) {  // else the largest score is the largest product, and scaling costs nothing when it is subtracted
+    factor = 1;
+    XM_UNROLL(8)
+    for (int n = 0; n < 8; ++n) {
+      XM_UNROLL(4)
+      for (int e = 0; e < 4; ++e) {
+        scores[n][e] = fused(scores[n][e], scale, slope * static_cast<float>(first_key + 8 * n + 2 * (lane() % 4) + e % 2));
+      }
+    }
+  }
   XM_UNROLL(2)
   for (int half = 0; half < 2; ++half) {
     float top = -INFINITY;
@@ -26,15 +37,14 @@ XM_DEVICE void softmax_step(float (&scores)[8][4], const uint64_t (&kept)[2], fl
       XM_UNROLL(2)
       for (int e = 0; e < 2; ++e) {
         float& score = scores[n][2 * half + e];
-        score = fused(score, scale, slope * static_cast<float>(first_key + 8 * n + 2 * (lane() % 4) + e));
         if (!(own >> (8 * n + e) & 1)) score = -INFINITY;
-        top = score > top ? score : top;
+        top = larger(top, score);
       }
     }
-    top = lanes_max(top, 4);
+    top = factor * lanes_max(top, 4);
     RowState& row = state[half];
     const float before = row.top;
-    row.top = top > before ? top : before;
+    row.top = larger(top, before);
     const float base = row.top == -INFINITY ? 0.0f : row.top;  // nothing is kept so far: no infinity minus itself
     shrink[half] = exp2_fast(before - base);
     row.sum *= shrink[half];
@@ -43,7 +53,7 @@ XM_DEVICE void softmax_step(float (&scores)[8][4], const uint64_t (&kept)[2], fl
       XM_UNROLL(2)
       for (int e = 0; e < 2; ++e) {
         float& score = scores[n][2 * half + e];
-        score = exp2_fast(score - base);
+        score = exp2_fast(fused(score, factor, -base));
         row.sum += score;
       }
     }

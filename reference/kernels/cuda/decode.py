@@ -8,13 +8,15 @@ from ctypes import c_float, c_int, c_void_p
 import torch
 
 from xmsim.reference.kernels.attention import WORD_KEYS, scale_of
-from xmsim.reference.kernels.cuda.attention import HEAD_DIMS, live_tiles
+from xmsim.reference.kernels.cuda.attention import HEAD_DIMS
 from xmsim.reference.kernels.cuda.key_codes import GpuKeyCodes
 from xmsim.reference.kernels.cuda.native import check_device, check_tensor, cuda_kernel, is_emulated
 from xmsim.reference.kernels.cuda.weights import ELEMENTS
 
-GROUPS = (1, 2, 4, 8)  # query heads that share a KV head
-_BLOCKS = 396  # 3 on each of an H200's 132 multiprocessors, as many as its registers hold
+_BLOCKS = 396  # 3 on each of an H200's 132 multiprocessors, as many as its shared memory holds
+_SHARING = 8  # query heads that read keys together; more read them again
+_BLOCK_WORDS = 4  # that a block of threads takes at once: one a warp
+_MOST_TOKENS = 1 << 24  # that the kernel's lists of keys can tell apart
 
 
 class GpuKvCache:
@@ -116,7 +118,7 @@ def decode_attention(
     """Attention of one query a head on the keys of a cache that are kept.
 
     Args:
-        q: [heads, head_dim] in the cache's number format; 1, 2, 4 or 8 heads share a KV head.
+        q: [heads, head_dim] in the cache's number format; heads is a multiple of the cache's KV heads, and neighbours share one.
         cache: the tokens so far, that of the queries among them.
         words: int64 [kv_heads or heads, ceil(tokens / 64)]: which keys each KV head's group, or each head, keeps; None: all. Keys that any
             head of a group keeps are read once for all of it.
@@ -156,34 +158,32 @@ def attend_newest(
         if x.dim() != 3 or x.dtype != q.dtype or x.shape != k.shape or 0 in x.shape:
             raise ValueError(f"{name}: {q.dtype} [KV heads, tokens, channels] is needed, got {x.dtype} {list(x.shape)}")
     (heads, dim), (kv_heads, tokens, key_dim) = q.shape, k.shape
-    if dim > key_dim or key_dim > HEAD_DIMS[-1] or heads % kv_heads or heads // kv_heads not in GROUPS:
+    if dim > key_dim or key_dim > HEAD_DIMS[-1] or not heads or heads % kv_heads:
         raise ValueError(
-            f"q: {list(q.shape)} does not fit {kv_heads} KV heads of {key_dim} channels; 1, 2, 4 or 8 heads share one, of at most 128"
+            f"q: {list(q.shape)} does not fit {kv_heads} KV heads of {key_dim} channels; heads must be their multiple, channels at most 128"
         )
+    if tokens > _MOST_TOKENS:
+        raise ValueError(f"k: {tokens} tokens; at most {_MOST_TOKENS} are served")
     key_words = -(-tokens // WORD_KEYS)
-    if words is None:
-        words = torch.full((kv_heads, key_words), -1, dtype=torch.int64, device=q.device)
-    check_tensor("words", words, dtypes=(torch.int64,), axes=2, alignment=8)
-    if words.shape[0] not in (kv_heads, heads) or words.shape[1] != key_words:
-        raise ValueError(f"words: shape {list(words.shape)} is not [{kv_heads} or {heads}, {key_words}]")
+    if words is not None:
+        check_tensor("words", words, dtypes=(torch.int64,), axes=2, alignment=8)
+        if words.shape[0] not in (kv_heads, heads) or words.shape[1] != key_words:
+            raise ValueError(f"words: shape {list(words.shape)} is not [{kv_heads} or {heads}, {key_words}]")
     if slopes is not None:
         check_tensor("slopes", slopes, dtypes=(torch.float32,), axes=1, alignment=4)
         if len(slopes) != heads:
             raise ValueError(f"slopes: {len(slopes)} are not one for each of {heads} heads")
-    blocks = live_tiles(_united(words, kv_heads)[:, None])
     keys, values, room = _readable(k, v)
-    channels, splits = keys.shape[2], _splits(kv_heads, key_words)
+    channels, splits = keys.shape[2], _splits(kv_heads * -(-heads // (kv_heads * _SHARING)), key_words)
     query = q if dim == channels else torch.nn.functional.pad(q, (0, channels - dim))
     tops, sums = (torch.empty((splits, heads), dtype=torch.float32, device=q.device) for _ in range(2))
     parts, out = torch.empty((splits, heads, channels), dtype=torch.float32, device=q.device), torch.empty_like(query)
-    addresses = [part.data_ptr() for part in (query, keys, values, words, blocks.tiles, blocks.counts)]
-    partial = [part.data_ptr() for part in (tops, sums, parts)]
-    half, slope = int(q.dtype == torch.float16), None if slopes is None else slopes.data_ptr()
-    sizes = (heads, kv_heads, words.shape[0], tokens, room, channels, splits)
-    attend = cuda_kernel("xm_cuda_decode_blocks", c_int, *[c_void_p] * 10, *[c_int] * 7, c_float)
-    attend(q, half, *addresses, slope, *partial, *sizes, scale_of(scale, dim))
-    merge = cuda_kernel("xm_cuda_merge_splits", c_int, *[c_void_p] * 3, *[c_int] * 3, c_void_p)
-    merge(q, half, *partial, splits, heads, channels, out.data_ptr())
+    masks, mask = (kv_heads, None) if words is None else (words.shape[0], words.data_ptr())
+    operands = (*(x.data_ptr() for x in (query, keys, values)), mask, None if slopes is None else slopes.data_ptr())
+    made = [x.data_ptr() for x in (tops, sums, parts, out)]
+    attend = cuda_kernel("xm_cuda_decode", c_int, *[c_void_p] * 9, *[c_int] * 7, c_float)
+    sizes = (heads, kv_heads, masks, tokens, room, channels, splits)
+    attend(q, int(q.dtype == torch.float16), *operands, *made, *sizes, scale_of(scale, dim))
     return out[:, :dim]
 
 
@@ -198,16 +198,7 @@ def _readable(k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return keys, values, tokens
 
 
-def _united(words: torch.Tensor, kv_heads: int) -> torch.Tensor:
-    """Keys that any head of a group keeps, [kv_heads, key_words]."""
-    groups = words.view(kv_heads, -1, words.shape[1])
-    united = groups[:, 0]
-    for head in range(1, groups.shape[1]):
-        united = united | groups[:, head]
-    return united.contiguous()
-
-
-def _splits(kv_heads: int, key_words: int) -> int:
-    """Parts of a KV head's blocks that fill the GPU, none of them smaller than a block a warp."""
-    wanted = 3 * kv_heads if is_emulated() else _BLOCKS
-    return max(1, min(wanted // kv_heads, -(-key_words // 4)))
+def _splits(lists: int, key_words: int) -> int:
+    """Parts of each of so many walks over a KV head's words that fill the GPU, none of them smaller than a word a warp."""
+    wanted = 3 * lists if is_emulated() else _BLOCKS
+    return max(1, min(wanted // lists, -(-key_words // _BLOCK_WORDS)))

@@ -1,20 +1,22 @@
 // The emulator of simt_host.h: a thread of a block is a context with a stack of its own; all run on one core, in turns.
 #include <ucontext.h>
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <vector>
 
-#include "simt.h"
+#include "warpgroup.h"
 
 namespace xmsim::emulator {
 namespace {
 
 constexpr size_t kStackBytes = 256 << 10;
 constexpr int kLanes = 32;
+constexpr uint32_t kFirstAddress = 16;  // of shared memory: its start is aligned to no more than this
 constexpr unsigned char kPoison = 0xff;  // NaN as a number, -1 as an index
 
-enum class Wait { none, warp, block, ended };
+enum class Wait { none, warp, group, reached, block, ended };
 
 struct Copy {
   void* to;
@@ -22,19 +24,36 @@ struct Copy {
   size_t bytes;
 };
 
+// Products into the same sums. What they read is read when they start and again when they end: on a GPU it may be either.
+struct Product {
+  struct Part {
+    std::function<void(float*)> multiply;
+    std::vector<float> at_start;
+  };
+  float* sums;
+  std::vector<float> result;
+  std::vector<Part> parts;
+  int group;
+};
+
 struct Thread {
   ucontext_t context;
   std::unique_ptr<unsigned char[]> stack{new unsigned char[kStackBytes]};
   dim3 place;
   Wait wait = Wait::none;
+  const std::function<bool()>* reached;
   std::vector<Copy> open;
   std::deque<std::vector<Copy>> closed;
+  std::vector<Copy> landed;  // and not shared
+  std::vector<Product> products;
+  int closed_products;
+  bool ordered;
   unsigned char slot[kSlotBytes];
 };
 
 struct Block {
   std::vector<Thread> threads;
-  std::vector<unsigned char> shared;
+  std::vector<unsigned char> shared, shared_of_products;
   Place place;
   Thread* running = nullptr;
   ucontext_t scheduler;
@@ -62,27 +81,66 @@ void run_thread(Block& block, Thread& thread) {
   swapcontext(&block.scheduler, &thread.context);
 }
 
-// Lets those go on who all wait for each other; false if nobody can.
-bool release(Block& block) {
-  bool any = false;
-  const int warps = static_cast<int>(block.threads.size()) / kLanes;
-  for (int warp = 0; warp < warps; ++warp) {
-    bool all = true;
-    for (int lane = 0; lane < kLanes; ++lane) all &= block.threads[warp * kLanes + lane].wait == Wait::warp;
-    for (int lane = 0; all && lane < kLanes; ++lane) block.threads[warp * kLanes + lane].wait = Wait::none;
-    any |= all;
+// Threads of a block from one on.
+struct Neighbours {
+  Block& block;
+  size_t first, count;
+
+  Thread& at(size_t i) const { return block.threads[first + (last_thread_first ? count - 1 - i : i)]; }
+
+  // The same in parts, in the order in which they are run.
+  Neighbours part(size_t i, size_t size) const {
+    const size_t parts = (count + size - 1) / size, own = last_thread_first ? parts - 1 - i : i;
+    return {block, first + own * size, std::min(size, count - own * size)};
   }
-  if (any) return true;
-  bool waits = false, all = true;
+
+  // Lets them go on if each waits like this.
+  bool release(Wait kind) const {
+    for (size_t i = 0; i < count; ++i) {
+      if (at(i).wait != kind) return false;
+    }
+    for (size_t i = 0; i < count; ++i) at(i).wait = Wait::none;
+    return true;
+  }
+
+  // Lets those go on who have reached what they wait for.
+  bool release_reached() const {
+    bool any = false;
+    for (size_t i = 0; i < count; ++i) {
+      if (at(i).wait != Wait::reached || !(*at(i).reached)()) continue;
+      at(i).wait = Wait::none;
+      any = true;
+    }
+    return any;
+  }
+};
+
+// A warp, or a warpgroup, runs as far as it gets without other threads: what relies on others without waiting for them shows.
+void run_warp(const Neighbours& warp) {
+  do {
+    for (size_t i = 0; i < warp.count; ++i) {
+      if (warp.at(i).wait == Wait::none) run_thread(warp.block, warp.at(i));
+    }
+  } while (warp.release(Wait::warp));
+}
+
+void run_group(const Neighbours& group) {
+  do {
+    for (size_t i = 0; i * kLanes < group.count; ++i) run_warp(group.part(i, kLanes));
+  } while ((group.count == kGroupThreads && group.release(Wait::group)) || group.release_reached());
+}
+
+// Lets the threads of a block go on that are left, if all of them wait for it.
+bool release_block(Block& block) {
+  bool waits = false;
   for (const Thread& thread : block.threads) {
+    if (thread.wait != Wait::block && thread.wait != Wait::ended) return false;
     waits |= thread.wait == Wait::block;
-    all &= thread.wait == Wait::block || thread.wait == Wait::ended;
   }
-  if (!waits || !all) return false;
   for (Thread& thread : block.threads) {
     if (thread.wait == Wait::block) thread.wait = Wait::none;
   }
-  return true;
+  return waits;
 }
 
 bool run_block(Block& block) {
@@ -90,6 +148,10 @@ bool run_block(Block& block) {
     thread.wait = Wait::none;
     thread.open.clear();
     thread.closed.clear();
+    thread.landed.clear();
+    thread.products.clear();
+    thread.closed_products = 0;
+    thread.ordered = false;
     getcontext(&thread.context);
     thread.context.uc_stack.ss_sp = thread.stack.get();
     thread.context.uc_stack.ss_size = kStackBytes;
@@ -97,17 +159,20 @@ bool run_block(Block& block) {
     makecontext(&thread.context, enter, 0);
   }
   std::fill(block.shared.begin(), block.shared.end(), kPoison);
-  const int count = static_cast<int>(block.threads.size());
+  block.shared_of_products = block.shared;
+  const Neighbours all = {block, 0, block.threads.size()};
   do {
-    for (int i = 0; i < count; ++i) {
-      Thread& thread = block.threads[last_thread_first ? count - 1 - i : i];
-      if (thread.wait == Wait::none) run_thread(block, thread);
-    }
-  } while (release(block));
+    for (size_t i = 0; i * kGroupThreads < all.count; ++i) run_group(all.part(i, kGroupThreads));
+  } while (all.release_reached() || release_block(block));
   for (const Thread& thread : block.threads) {
     if (thread.wait != Wait::ended) return false;
   }
   return true;
+}
+
+// The same bytes as products see them.
+unsigned char* seen_by_products(const void* place) {
+  return current->shared_of_products.data() + (static_cast<const unsigned char*>(place) - current->shared.data());
 }
 
 }  // namespace
@@ -116,10 +181,21 @@ const Place& place() { return current->place; }
 unsigned char* shared_memory() { return current->shared.data(); }
 void wait_for_block() { wait(Wait::block); }
 void wait_for_warp() { wait(Wait::warp); }
+void wait_for_group() { wait(Wait::group); }
+
+void wait_until(const std::function<bool()>& reached) {
+  if (reached()) return;  // threads run ahead of others as far as they can
+  current->running->reached = &reached;
+  wait(Wait::reached);
+}
 
 unsigned char* lane_slot(int lane) { return current->threads[current->place.thread.x / kLanes * kLanes + lane].slot; }
 
-void copy_later(void* to, const void* from, size_t bytes) { current->running->open.push_back({to, from, bytes}); }
+void copy_later(void* to, const void* from, size_t bytes) {
+  std::memset(to, kPoison, bytes);  // nobody may still read there
+  std::memset(seen_by_products(to), kPoison, bytes);
+  current->running->open.push_back({to, from, bytes});
+}
 
 void close_copies() {
   current->running->closed.push_back(std::move(current->running->open));
@@ -135,9 +211,61 @@ void finish_copies(int groups) {
       } else {
         std::memset(copy.to, 0, copy.bytes);
       }
+      current->running->landed.push_back(copy);
     }
     closed.pop_front();
   }
+}
+
+uint32_t shared_address(const void* place) {
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(place) - current->shared.data()) + kFirstAddress;
+}
+
+void share_copies() {
+  for (const Copy& copy : current->running->landed) std::memcpy(seen_by_products(copy.to), copy.to, copy.bytes);
+  current->running->landed.clear();
+}
+
+const unsigned char* bytes_of_products(uint32_t address) {
+  const auto& bytes = current->shared_of_products;
+  return address >= kFirstAddress && address - kFirstAddress + 2 <= bytes.size() ? &bytes[address - kFirstAddress] : nullptr;
+}
+
+void order_products() { current->running->ordered = true; }
+
+void product_later(float* sums, int count, bool adds, std::function<void(float*)> multiply) {
+  Thread& thread = *current->running;
+  auto& products = thread.products;
+  auto own = std::find_if(products.begin(), products.end(), [&](const Product& product) { return product.sums == sums; });
+  if (own == products.end()) own = products.insert(own, {sums, std::vector<float>(sums, sums + count), {}, 0});
+  std::vector<float> part(count);
+  multiply(part.data());
+  for (int i = 0; i < count; ++i) {
+    own->result[i] = !thread.ordered ? std::nanf("") : adds ? own->result[i] + part[i] : part[i];
+  }
+  own->parts.push_back({std::move(multiply), std::move(part)});
+  own->group = thread.closed_products;
+  std::memset(sums, kPoison, count * sizeof(float));
+}
+
+void close_products() { ++current->running->closed_products; }
+
+void finish_products(int groups) {
+  Thread& thread = *current->running;
+  thread.ordered = false;
+  const auto runs = [&](const Product& product) { return product.group >= thread.closed_products - groups; };
+  for (const Product& product : thread.products) {
+    if (runs(product)) continue;
+    const size_t count = product.result.size();
+    std::memcpy(product.sums, product.result.data(), count * sizeof(float));
+    for (const Product::Part& part : product.parts) {
+      std::vector<float> again(count);
+      part.multiply(again.data());
+      const bool same = !std::memcmp(again.data(), part.at_start.data(), count * sizeof(float));
+      if (!same) std::memset(product.sums, kPoison, count * sizeof(float));
+    }
+  }
+  thread.products.erase(std::remove_if(thread.products.begin(), thread.products.end(), std::not_fn(runs)), thread.products.end());
 }
 
 int run(dim3 blocks, int threads, size_t bytes_shared, const std::function<void()>& body) {

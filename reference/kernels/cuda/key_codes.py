@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import c_double, c_int, c_void_p
+from ctypes import c_double, c_float, c_int, c_void_p
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,13 +10,15 @@ import torch
 
 from xmsim.reference.attention import torch_integers
 from xmsim.reference.kernels.attention import WORD_KEYS, scale_of
-from xmsim.reference.kernels.cuda.native import check_device, check_tensor, cuda_kernel
+from xmsim.reference.kernels.cuda.native import check_device, check_tensor, cuda_kernel, is_emulated
 from xmsim.reference.kernels.kv_cache import Lists, steps_per_unit
 
 if TYPE_CHECKING:
     from xmsim.reference.kernels.cuda.decode import GpuKvCache
 
 _MOST_SHARING = 8
+_BLOCKS = 264  # of threads, 2 on each of an H200's 132 multiprocessors
+_PART_WARPS, _MOST_PART_BLOCKS = 8, 128  # of a part: its warps, and the blocks of keys that the scoring kernel has room for
 
 
 class GpuKeyCodes:
@@ -100,36 +102,47 @@ def predicted_xm_words(
         check_tensor("slopes", slopes, dtypes=(torch.float32,), axes=1, alignment=4)
         if len(slopes) != heads:
             raise ValueError(f"slopes: {len(slopes)} are not one for each of {heads} heads")
-    values = q.float()
-    top = torch_integers.largest_magnitude(values) if q_max is None else np.float32(q_max)
+    top = torch_integers.largest_magnitude(q.float()) if q_max is None else np.float32(q_max)
     if not (np.isfinite(top) and top >= 0):
         raise ValueError(f"q: the largest magnitude, {top}, must be finite and not negative")
     steps, k_steps = steps_per_unit(top, codes.bits), steps_per_unit(np.float32(codes.k_max), codes.bits)
-    integers = torch_integers.quantise(torch_integers.prune(values, group)[None], np.asarray(top), np.asarray(steps))[0]
-    queries = torch.nn.functional.pad(integers, (0, codes.channels - dim)).contiguous()
-    factors = torch.full((heads,), float(np.float32(factor / (np.float64(steps) * np.float64(k_steps)))), device=q.device)
+    per_product = float(np.float32(factor / (np.float64(steps) * np.float64(k_steps))))
     keys, blocks = cache.tokens, -(-cache.tokens // WORD_KEYS)
-    sharing = 1 if lists == "head" else heads // kv_heads
+    sharing, by_largest = 1 if lists == "head" else heads // kv_heads, lists == "group_max" and heads > kv_heads
+    parts = _parts(kv_heads, blocks)
 
-    def room(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    def room(dtype: torch.dtype, *shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=q.device)
 
-    scores, tops = (room(*shape, dtype=torch.float32) for shape in ((heads, blocks * WORD_KEYS), (heads, blocks)))
-    powers, sums, heights, row_totals = room(heads, blocks * WORD_KEYS), room(heads, blocks), room(heads, blocks), room(heads)
-    score = cuda_kernel("xm_cuda_score_keys", *[c_void_p] * 10, *[c_int] * 6)
-    slope = None if slopes is None else slopes.data_ptr()
-    made = [x.data_ptr() for x in (scores, tops, powers, sums, heights, row_totals)]
-    sizes = (heads, kv_heads, keys, codes.codes.shape[1], codes.channels, codes.code_bits)
-    score(q, *(x.data_ptr() for x in (codes.codes, queries, factors)), slope, *made, *sizes)
-    weights, masses, totals = room(heads // sharing, blocks * WORD_KEYS), room(heads // sharing, blocks), room(heads // sharing)
-    words = room(heads // sharing, blocks, dtype=torch.int64)
-    doubtful = torch.zeros(heads // sharing, dtype=torch.int32, device=q.device)
+    products = room(torch.int16 if codes.code_bits == 4 else torch.int32, heads, blocks, WORD_KEYS)
+    scores = [
+        products,
+        *(room(dtype, heads, blocks) for dtype in (torch.float32, torch.float64)),
+        *(room(dtype, heads, parts) for dtype in (torch.float32, torch.float64)),
+    ]
+    words, doubtful = room(torch.int64, heads // sharing, blocks), room(torch.int32, heads // sharing)
+    made, slope = [x.data_ptr() for x in scores], None if slopes is None else slopes.data_ptr()
+    score = cuda_kernel("xm_cuda_score_keys", *[c_void_p] * 9, *[c_int] * 11, *[c_float] * 3)
+    score(
+        q,
+        *(q.data_ptr(), codes.codes.data_ptr(), slope, *made, doubtful.data_ptr()),
+        *(int(q.dtype == torch.float16), dim, group, codes.codes.shape[1], heads // sharing),
+        *(heads, kv_heads, keys, parts, codes.channels, codes.code_bits),
+        *(float(top), float(steps), per_product),
+    )
+    masses = [room(torch.float64, heads // sharing, count) for count in (blocks, parts)] if by_largest else []
     beyond = 2 * max(keys / WORD_KEYS, 1)  # no share is that high
-    select = cuda_kernel("xm_cuda_select_keys", *[c_void_p] * 9, *[c_int] * 6, c_double, c_double)
+    select = cuda_kernel("xm_cuda_select_keys", *[c_void_p] * 10, *[c_int] * 8, c_float, c_double, c_double)
     select(
         q,
-        *(x.data_ptr() for x in (scores, powers, heights, row_totals, weights, masses, totals, words, doubtful)),
-        *(heads // sharing, sharing, int(lists == "group_max"), keys, kept_high, kept_low),
-        *(min(threshold_high, beyond), min(threshold_low, beyond)),
+        *(*made, slope, *([x.data_ptr() for x in masses] or (None, None)), words.data_ptr(), doubtful.data_ptr()),
+        *(heads, kv_heads, keys, parts, codes.code_bits, sharing, kept_high, kept_low),
+        *(per_product, min(threshold_high, beyond), min(threshold_low, beyond)),
     )
     return PredictedWords(words, doubtful)
+
+
+def _parts(kv_heads: int, blocks: int) -> int:
+    """Parts of a KV head's blocks that fill the GPU, of a block a warp at least and no more than fit a block of threads."""
+    wanted = 3 if is_emulated() else _BLOCKS // kv_heads
+    return max(1, min(wanted, -(-blocks // _PART_WARPS)), -(-blocks // _MOST_PART_BLOCKS))

@@ -8,9 +8,10 @@ constexpr int kWarps = 8;
 constexpr int kNumbers = 8;  // of 16 bytes
 constexpr int kDeep = 4;     // reads of a lane that are under way together: 16 KB a block, to cover memory's latency
 
-// A warp takes a row of the matrix; parts[0] is the product.
+// A warp takes a row of the matrix.
 template <class Element>
-XM_KERNEL(kWarps* kWarp) void dense_rows(const uint16_t* weights, const uint16_t* x, int outputs, int inputs, float* y) {
+XM_KERNEL(kWarps* kWarp)
+void dense_rows(const uint16_t* weights, const uint16_t* x, int outputs, int inputs, const uint16_t* bias, uint16_t* y) {
   const int row = static_cast<int>(blockIdx.x) * kWarps + warp();
   if (row >= outputs) return;
   const uint16_t* own = weights + static_cast<int64_t>(row) * inputs;
@@ -34,7 +35,7 @@ XM_KERNEL(kWarps* kWarp) void dense_rows(const uint16_t* weights, const uint16_t
     }
   }
   sum = lanes_sum(sum);
-  if (lane() == 0) y[static_cast<int64_t>(blockIdx.y) * outputs + row] = sum;
+  if (lane() == 0) put<Element>(y, bias, static_cast<int>(blockIdx.y), outputs, row, sum);
 }
 
 }  // namespace
@@ -42,9 +43,10 @@ XM_KERNEL(kWarps* kWarp) void dense_rows(const uint16_t* weights, const uint16_t
 
 using namespace xmsim;
 
-// weights [outputs, inputs], x [tokens, inputs], y float32 [tokens, outputs]; inputs is a multiple of 8.
-XM_API int xm_cuda_dense_rows(int half, const uint16_t* weights, const uint16_t* x, int tokens, int outputs, int inputs, float* y,
-                              void* stream) {
+// weights [outputs, inputs], x [tokens, inputs], bias [outputs] or none, y [tokens, outputs]; inputs is a multiple of 8.
+XM_API int xm_cuda_dense_rows(int half, const uint16_t* weights, const uint16_t* x, int tokens, int outputs, int inputs,
+                              const uint16_t* bias, uint16_t* y, void* stream) {
   const dim3 blocks = {static_cast<unsigned>(ceil_div(outputs, kWarps)), static_cast<unsigned>(tokens), 1};
-  return launch(half ? dense_rows<Half> : dense_rows<Bf16>, blocks, kWarps * kWarp, 0, stream, weights, x, outputs, inputs, y);
+  return launch(half ? dense_rows<Half> : dense_rows<Bf16>, blocks, kWarps * kWarp, 0, stream, weights, x, outputs, inputs,
+                bias, y);
 }

@@ -56,20 +56,24 @@ XM_DEVICE void add_eight(float (&sums)[8], const uint4& words, float factor) {
   }
 }
 
+// One result: the sum and the bias, rounded once.
+template <class Element>
+XM_DEVICE void put(uint16_t* y, const uint16_t* bias, int token, int outputs, int row, float sum) {
+  y[static_cast<int64_t>(token) * outputs + row] = bits_of<Element>(bias ? sum + value_of<Element>(bias[row]) : sum);
+}
+
 // Half of a bitmap of 64 bits with the place of its first number: what a lane needs to find the two that its bits stand for.
 struct HalfWord {
   uint32_t bits;
   int32_t first;
 };
 
-// The two numbers at bits 2 (lane % 16) and one on, as 16 bits each; zero where a bit is not set. One popcount for 64 weights and a lane:
-// the GPU counts bits at an eighth of its other instructions' rate.
+// The two numbers at bits 2 (lane % 16) and one on, as 16 bits each; zero where a bit is not set.
 struct Pair {
   uint16_t low, high;
 };
 
-template <class Place>
-XM_DEVICE Pair two_numbers(const HalfWord& half, const Place* values) {
+XM_DEVICE Pair two_numbers(const HalfWord& half, const uint16_t* values) {
   const int shift = 2 * (lane() % 16);
   const uint32_t own = half.bits >> shift;
   const int place = half.first + popcount(half.bits & ((1u << shift) - 1));

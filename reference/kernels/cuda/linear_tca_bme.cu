@@ -5,115 +5,174 @@
 namespace xmsim {
 namespace {
 
-constexpr int kGroup = 64;         // rows and columns of a GroupTile
-constexpr int kStripes = 4;        // of 16 rows, one a warp
-constexpr int kTiles = 16;         // BitmapTiles of a stripe
-constexpr int kThreads = kStripes * kWarp;
+constexpr int kGroup = 64;      // rows and columns of a GroupTile
+constexpr int kStripes = 4;     // of 16 rows
+constexpr int kStripeRows = 16;
+constexpr int kTiles = 16;      // BitmapTiles of a stripe
+constexpr int kWarps = 8;
 constexpr int kRowOfX = kGroup + 8;  // numbers from one token to the next in shared memory: 8 tokens then lie in different banks
+constexpr int kMostValues = kStripeRows * kGroup + 16;  // of a stripe, which starts and ends anywhere within 16 bytes
+
+// Half of a bitmap, and the place of its first value in shared memory.
+struct Half32 {
+  uint32_t bits, place;
+};
+
+// A stripe of a GroupTile and its inputs, as they are copied from memory.
+template <int kColumns>
+struct Stage {
+  alignas(16) uint16_t values[kMostValues];
+  uint32_t words[2 * kTiles];  // halves of the bitmaps
+  uint16_t x[kColumns][kRowOfX];
+  int32_t first;  // of the values
+};
+
+template <int kColumns>
+struct WarpShared {
+  static constexpr int kStages = 32 / kColumns;  // two blocks share a multiprocessor
+  Stage<kColumns> stages[kStages];
+  alignas(16) Half32 halves[2][kTiles];
+};
 
 template <int kColumns>  // tokens, a multiple of 8
 struct TcaShared {
-  uint64_t bitmap[2][kGroup];
-  uint16_t x[2][kColumns][kRowOfX];
-  HalfWord halves[kStripes][kTiles][2];
-  alignas(16) uint16_t values[1];  // [2][most_values]
+  WarpShared<kColumns> warps[kWarps];
+  float sums[kWarps][kColumns / 8][4][kWarp];
 };
 
 struct TcaWeights {
   const uint16_t* values;
-  const uint64_t* bitmap;
+  const uint32_t* words;
   const int* group_offsets;
   const int* stripe_offsets;
-  int outputs, inputs, most_values;
+  int outputs, inputs;
 };
 
-// Starts the copies of a GroupTile and of its inputs into one of two buffers.
+// Starts a lane's copies: of the values from `start` to `end`, their bitmaps from `word` on, and four tokens' inputs from x on; of nothing
+// if there is no more, of zeros where inputs are not inside.
 template <int kColumns>
-XM_DEVICE void fetch(TcaShared<kColumns>& block, int buffer, const TcaWeights& weights, const uint16_t* x, int tokens, int group, int column) {
-  const int first = weights.group_offsets[group], chunks = (weights.group_offsets[group + 1] - first) / 8;
-  uint16_t* values = block.values + buffer * weights.most_values;
-  for (int i = threadIdx.x; i < chunks; i += kThreads) cp_async_16(values + 8 * i, weights.values + first + 8 * i, true);
-  for (int i = threadIdx.x; i < kGroup / 2; i += kThreads) {
-    cp_async_16(block.bitmap[buffer] + 2 * i, weights.bitmap + static_cast<int64_t>(group) * kGroup + 2 * i, true);
+XM_DEVICE void fetch(Stage<kColumns>& stage, const TcaWeights& weights, int start, int end, uint32_t word, const uint16_t* x, int tokens,
+                     bool more, bool inside) {
+  const int aligned = start & ~7, count = end - aligned - 8 * lane();
+  stage.first = start - aligned;  // by every lane
+  const uint16_t* own = weights.values + (aligned + 8 * lane());
+  XM_UNROLL(8)
+  for (int i = 0; i < kMostValues; i += 8 * kWarp) {
+    cp_async_16_where(i < count, stage.values + 8 * lane() + i, own + i, true);
   }
-  for (int i = threadIdx.x; i < kColumns * kGroup / 8; i += kThreads) {
-    const int token = i / (kGroup / 8), at = i % (kGroup / 8) * 8, input = column * kGroup + at;
-    const bool there = token < tokens && input < weights.inputs;
-    cp_async_16(&block.x[buffer][token][at], there ? x + static_cast<int64_t>(token) * weights.inputs + input : x, there);
+  cp_async_16_where(more && lane() < kTiles / 2, stage.words + 4 * lane(), weights.words + word, true);
+  XM_UNROLL(4)
+  for (int i = 0; i < kColumns; i += 4) {  // four tokens at once; what stands for others is in no sum that is kept
+    cp_async_16_where(more && i + lane() / 8 < tokens, &stage.x[lane() / 8][lane() % 8 * 8] + i * kRowOfX,
+                      x + i * static_cast<int64_t>(weights.inputs), inside);
   }
-  cp_async_commit();
 }
 
-// A block takes 64 rows and one part of the columns; a warp 16 of the rows.
+// The two weights of a lane: its bits are `low` and the one above it, those before them `below`; `place` is that of the half word's first
+// value in shared memory. Both are read whatever the bits are, and put where they belong by a choice of bytes: no branch, and one popcount
+// for 64 weights, since the GPU counts bits at an eighth of its other instructions' rate.
+XM_DEVICE uint32_t two_weights(uint32_t bits, uint32_t place, uint32_t low, uint32_t below) {
+  const uint32_t own = place + 2 * popcount(bits & below);
+  const uint32_t first = shared_16(own), second = shared_16(own + 2);
+  // from the zeros above both, 0x3232, to 0x7610 the first low, 0x1032 the first high, 0x5410 the first low and the second high
+  const uint32_t choice = flipped_where(bits & (2 * low), bits & low ? 0x7610 : 0x3232, 0x2200);
+  return choose_bytes(first, second, choice);
+}
+
+// A block takes 16 rows; each of its warps a part of the columns, in a pipeline of its own.
 template <class Element, int kColumns>
-XM_KERNEL(kThreads) void tca_bme_rows(TcaWeights weights, const uint16_t* x, int tokens, float* parts) {
+XM_RESIDENT_KERNEL(kWarps* kWarp, 2)
+void tca_bme_rows(TcaWeights weights, const uint16_t* x, int tokens, const uint16_t* bias, uint16_t* y) {
   using Shared = TcaShared<kColumns>;
+  constexpr int kStages = WarpShared<kColumns>::kStages;
   Shared& block = shared<Shared>();
+  WarpShared<kColumns>& own = block.warps[warp()];
   const int across = ceil_div(weights.inputs, kGroup);
-  const int first = across * static_cast<int>(blockIdx.y) / static_cast<int>(gridDim.y);
-  const int last = across * static_cast<int>(blockIdx.y + 1) / static_cast<int>(gridDim.y);
-  const int groups = static_cast<int>(blockIdx.x) * across;
+  const int part = uniform_warp(), first = across * part / kWarps;
+  const uint32_t count = across * (part + 1) / kWarps - first;
+  const int stripe = static_cast<int>(blockIdx.x) % kStripes, group = static_cast<int>(blockIdx.x) / kStripes * across + first;
+  uint32_t word = (group * kStripes + stripe) * 2 * kTiles + 4 * lane();  // the next that is copied
+  const uint32_t row_of_x = lane() / 8 * weights.inputs;
+  uint32_t input = row_of_x + first * kGroup + lane() % 8 * 8;
+  int starts = 0, ends = 0;  // of the values of 32 GroupTiles, one a lane
+  const auto look_up = [&](uint32_t i) {
+    starts = ends = 0;
+    if (i + lane() < count) {
+      const uint32_t there = group + i + lane();
+      const int offset = weights.group_offsets[there];
+      const int* stripes = weights.stripe_offsets + (static_cast<int64_t>(there) * kStripes + stripe);
+      starts = offset + stripes[0];
+      ends = stripe + 1 < kStripes ? offset + stripes[1] : weights.group_offsets[there + 1];
+    }
+  };
+  const auto fetch_next = [&](uint32_t i) {
+    const int start = shfl(starts, static_cast<int>(i % kWarp)), end = shfl(ends, static_cast<int>(i % kWarp));
+    fetch(own.stages[i % kStages], weights, start, end, word, x + input, tokens, i < count, input < row_of_x + weights.inputs);
+    word += kStripes * 2 * kTiles;
+    input += kGroup;
+    cp_async_commit();
+  };
+  constexpr uint32_t kAhead = kStages - 1;
+  look_up(0);
+  for (uint32_t i = 0; i < kAhead; ++i) fetch_next(i);
+  const uint32_t low = 1u << 2 * (lane() % 16), below = low - 1;
   float sums[kColumns / 8][4] = {};
-  if (first < last) fetch(block, 0, weights, x, tokens, groups + first, first);
-  for (int column = first; column < last; ++column) {
-    const int buffer = (column - first) % 2, group = groups + column;
-    const int start = weights.stripe_offsets[group * kStripes + warp()];
-    if (column + 1 < last) {
-      fetch(block, 1 - buffer, weights, x, tokens, group + 1, column + 1);
-      cp_async_wait<1>();
-    } else {
-      cp_async_wait<0>();
-    }
-    block_sync();
-    // where the numbers of each BitmapTile of this warp's stripe start: a sum over the tiles before it
-    const uint64_t word = lane() < kTiles ? block.bitmap[buffer][kTiles * warp() + lane()] : 0;
-    const int count = popcount(word);
-    int before = count;
-    XM_UNROLL(4)
-    for (int by = 1; by < kTiles; by *= 2) {
-      const int other = shfl_up(before, by);
-      before += lane() >= by ? other : 0;
-    }
-    if (lane() < kTiles) split_word(word, start + before - count, block.halves[warp()][lane()]);
+  const auto multiply = [&](uint32_t i) {
+    cp_async_wait<kAhead - 1>();
     warp_sync();
-    const uint16_t* values = block.values + buffer * weights.most_values;
+    fetch_next(i + kAhead);  // into what was read in the round before
+    const Stage<kColumns>& stage = own.stages[i % kStages];
+    // where the values of each half word start: a sum over those before it
+    const uint32_t bits = stage.words[lane()];
+    const int stored = popcount(bits);
+    own.halves[lane() % 2][lane() / 2] = {bits, shared_place(stage.values) + 2 * (stage.first + lanes_running_sum(stored) - stored)};
+    warp_sync();
+    uint32_t b[kColumns / 8][4];
     XM_UNROLL(4)
     for (int tile = 0; tile < kTiles / 4; ++tile) {
+      if (tile % 2 == 0) {  // 32 inputs at once
+        XM_UNROLL(2)
+        for (int n = 0; n < kColumns / 8; ++n) ldmatrix_4(b[n], &stage.x[8 * n + lane() % 8][16 * tile + lane() / 8 * 8]);
+      }
       uint32_t a[4];
-      XM_UNROLL(4)
-      for (int r = 0; r < 4; ++r) {
-        const Pair pair = two_numbers(block.halves[warp()][4 * tile + r][lane() / 16], values);
-        a[r] = static_cast<uint32_t>(pair.high) << 16 | pair.low;
+      XM_UNROLL(2)
+      for (int r = 0; r < 4; r += 2) {
+        const uint4 pair = *reinterpret_cast<const uint4*>(&own.halves[lane() / 16][4 * tile + r]);  // two half words
+        a[r] = two_weights(pair.x, pair.y, low, below);
+        a[r + 1] = two_weights(pair.z, pair.w, low, below);
       }
       XM_UNROLL(2)
       for (int n = 0; n < kColumns / 8; ++n) {
-        uint32_t b[2];
-        XM_UNROLL(2)
-        for (int r = 0; r < 2; ++r) {
-          b[r] = *reinterpret_cast<const uint32_t*>(&block.x[buffer][8 * n + b_column(lane())][16 * tile + b_row(lane(), r, 2)]);
-        }
-        mma<Element>(sums[n], a, b);
+        const uint32_t columns[2] = {b[n][tile % 2 * 2], b[n][tile % 2 * 2 + 1]};
+        mma<Element>(sums[n], a, columns);
       }
     }
-    block_sync();
+  };
+  for (uint32_t i = 0, until = kWarp - kAhead; i < count; until += kWarp) {  // a lookup serves 32 copies
+    for (; i < count && i < until; ++i) multiply(i);
+    look_up(i + kAhead);
   }
   XM_UNROLL(2)
   for (int n = 0; n < kColumns / 8; ++n) {
     XM_UNROLL(4)
-    for (int i = 0; i < 4; ++i) {
-      const int row = static_cast<int>(blockIdx.x) * kGroup + 16 * warp() + sum_row(lane(), i), token = 8 * n + sum_column(lane(), i);
-      if (row < weights.outputs && token < tokens) {
-        parts[(static_cast<int64_t>(blockIdx.y) * tokens + token) * weights.outputs + row] = sums[n][i];
-      }
-    }
+    for (int i = 0; i < 4; ++i) block.sums[warp()][n][i][lane()] = sums[n][i];
+  }
+  block_sync();
+  // a warp adds up one element of the sums for every lane, part by part
+  for (int at = warp(); at < kColumns / 2; at += kWarps) {
+    const int n = at / 4, i = at % 4, token = 8 * n + sum_column(lane(), i);
+    const int row = static_cast<int>(blockIdx.x) * kStripeRows + sum_row(lane(), i);
+    float sum = 0;
+    XM_UNROLL(8)
+    for (int w = 0; w < kWarps; ++w) sum += block.sums[w][n][i][lane()];
+    if (row < weights.outputs && token < tokens) put<Element>(y, bias, token, weights.outputs, row, sum);
   }
 }
 
 template <class Element, int kColumns>
-int launch_rows(const TcaWeights& weights, const uint16_t* x, int tokens, int parts_count, float* parts, void* stream) {
-  const dim3 blocks = {static_cast<unsigned>(ceil_div(weights.outputs, kGroup)), static_cast<unsigned>(parts_count), 1};
-  const size_t bytes = offsetof(TcaShared<kColumns>, values) + 2 * sizeof(uint16_t) * weights.most_values;
-  return launch(tca_bme_rows<Element, kColumns>, blocks, kThreads, bytes, stream, weights, x, tokens, parts);
+int launch_rows(const TcaWeights& weights, const uint16_t* x, int tokens, const uint16_t* bias, uint16_t* y, void* stream) {
+  const dim3 blocks = {static_cast<unsigned>(ceil_div(weights.outputs, kStripeRows)), 1, 1};
+  return launch(tca_bme_rows<Element, kColumns>, blocks, kWarps * kWarp, sizeof(TcaShared<kColumns>), stream, weights, x, tokens, bias, y);
 }
 
 }  // namespace
@@ -121,12 +180,11 @@ int launch_rows(const TcaWeights& weights, const uint16_t* x, int tokens, int pa
 
 using namespace xmsim;
 
-// The parts of a TcaBme [outputs, inputs]; x [tokens, inputs], at most 16 tokens, inputs a multiple of 8; parts [count, tokens, outputs];
-// most_values of a GroupTile, a multiple of 8.
-XM_API int xm_cuda_tca_bme_rows(int half, const uint16_t* values, const uint64_t* bitmap, const int* group_offsets, const int* stripe_offsets,
-                                const uint16_t* x, int tokens, int outputs, int inputs, int most_values, int parts_count, float* parts,
-                                void* stream) {
-  const TcaWeights weights = {values, bitmap, group_offsets, stripe_offsets, outputs, inputs, most_values};
+// The parts of a TcaBme [outputs, inputs], its bitmaps as halves; x [tokens, inputs], at most 16 tokens, inputs a multiple of 8; bias
+// [outputs] or none; y [tokens, outputs].
+XM_API int xm_cuda_tca_bme_rows(int half, const uint16_t* values, const uint32_t* words, const int* group_offsets, const int* stripe_offsets,
+                                const uint16_t* x, int tokens, int outputs, int inputs, const uint16_t* bias, uint16_t* y, void* stream) {
+  const TcaWeights weights = {values, words, group_offsets, stripe_offsets, outputs, inputs};
   const auto run = tokens > 8 ? (half ? launch_rows<Half, 16> : launch_rows<Bf16, 16>) : (half ? launch_rows<Half, 8> : launch_rows<Bf16, 8>);
-  return run(weights, x, tokens, parts_count, parts, stream);
+  return run(weights, x, tokens, bias, y, stream);
 }

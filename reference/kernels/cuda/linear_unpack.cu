@@ -24,13 +24,7 @@ void unpack_groups(const uint16_t* values, const uint64_t* bitmap, const int* gr
   if (warp() == 0) {
     const uint64_t words[2] = {bitmap[group * kGroup + 2 * lane()], bitmap[group * kGroup + 2 * lane() + 1]};
     const int counts[2] = {popcount(words[0]), popcount(words[1])};
-    int before = counts[0] + counts[1];
-    XM_UNROLL(5)
-    for (int by = 1; by < kWarp; by *= 2) {
-      const int other = shfl_up(before, by);
-      before += lane() >= by ? other : 0;
-    }
-    const int start = group_offsets[group] + before - counts[0] - counts[1];
+    const int both = counts[0] + counts[1], start = group_offsets[group] + lanes_running_sum(both) - both;
     split_word(words[0], start, block.halves[2 * lane()]);
     split_word(words[1], start + counts[0], block.halves[2 * lane() + 1]);
   }

@@ -1,22 +1,8 @@
 // Low-bit codes of queries and keys: pruned, clamped, rounded as the reference does, and padded with zeros.
-#include "simt.h"
+#include "low_bit.h"
 
 namespace xmsim {
 namespace {
-
-constexpr float kRounder = 12582912.0f;  // 1.5 × 2^23: what is added to it is rounded to an integer, halves to even, in its low bits
-
-// Whether a channel is the first of largest magnitude in its group.
-XM_DEVICE bool is_kept(const float* row, int channel, int group) {
-  const int first = channel / group * group;
-  const float own = fabsf(row[channel]);
-  bool kept = true;
-  for (int other = first; other < first + group; ++other) {
-    const float magnitude = fabsf(row[other]);
-    kept &= other < channel ? magnitude < own : magnitude <= own;
-  }
-  return kept;
-}
 
 // A thread makes four neighbouring codes, which are one word.
 XM_KERNEL(256) void make_codes(const float* values, const float* top, const float* steps, int64_t rows_per_head, int64_t words, int dim,
@@ -31,8 +17,7 @@ XM_KERNEL(256) void make_codes(const float* values, const float* top, const floa
   for (int i = 0; i < 4; ++i) {
     const int channel = first + i;
     if (channel >= dim || (group > 1 && !is_kept(from, channel, group))) continue;
-    const float value = from[channel], clamped = value < -limit ? -limit : value > limit ? limit : value;
-    packed |= (bits_of_float(times(clamped, per_unit) + kRounder) & 0xffu) << 8 * i;
+    packed |= code_of(from[channel], limit, per_unit) << 8 * i;
   }
   codes[word] = packed;
 }

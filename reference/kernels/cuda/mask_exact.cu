@@ -135,7 +135,7 @@ XM_RESIDENT_KERNEL(kMaskThreads, 2) void keep_exact(FloatScores from, MaskRule r
             if (!is_sanger) out.mass[room_of_block(tile, part)] = sum;
           }
           if (!is_sanger) {
-            const Candidates found = candidates({scores, part * size, size}, static_cast<int>(rule.kept_high), static_cast<int>(rule.kept_low));
+            const Candidates found = candidates(block_of(scores, part * size, size), static_cast<int>(rule.kept_high), static_cast<int>(rule.kept_low));
             high |= found.high << part * size;
             low |= found.low << part * size;
           }

@@ -131,7 +131,7 @@ XM_RESIDENT_KERNEL(kMaskThreads, kDim == 256 ? 2 : 4) void keep_tiles(CodeScores
   float* scores = block.tile.scores + own * kGapAfterRow;
   int32_t kept = 0;
 
-  walk_tiles<1>(from, Rows{head, first_query, kSide}, walk, block.tile, [&](int64_t number) {
+  walk_tiles<1, kDim>(from, Rows{head, first_query, kSide}, walk, block.tile, [&](int64_t number) {
     const int64_t left = from.keys - number * kSide;
     const TileRows tile{first_row, rows, static_cast<int>(left < kSide ? left : kSide)};
     block_sync();  // a warp has made 16 rows of scores, two warps hide keys of 64

@@ -135,10 +135,31 @@ XM_DEVICE void store_pair(float* place, float first, float second) {
   *reinterpret_cast<uint64_t*>(place) = static_cast<uint64_t>(bits_of_float(second)) << 32 | bits_of_float(first);
 }
 
+// Products of a warp's rows with eight keys of a tile; a lane's address is that of key `row` of the tile.
+template <int kDim, int kBands>
+XM_DEVICE void multiply_eight(const Queries<kDim, kBands>& queries, const int8_t* keys, int row, int32_t start, int32_t (&sums)[kBands][4]) {
+  XM_UNROLL(kBands)
+  for (int band = 0; band < kBands; ++band) {
+    XM_UNROLL(4)
+    for (int i = 0; i < 4; ++i) sums[band][i] = start;
+  }
+  XM_UNROLL(kDim / 64)
+  for (int part = 0; part < kDim / 64; ++part) {
+    uint32_t words[4];
+    ldmatrix_4(words, keys + place_in_tile<kDim>(row, 4 * part + lane() / 8));
+    const uint32_t low[2] = {words[0], words[1]}, high[2] = {words[2], words[3]};
+    XM_UNROLL(kBands)
+    for (int band = 0; band < kBands; ++band) {
+      mma_int8(sums[band], queries.words[band][2 * part], low);
+      mma_int8(sums[band], queries.words[band][2 * part + 1], high);
+    }
+  }
+}
+
 // Scores of a warp's rows on a tile of keys, into shared memory; rounded like the reference's, twice where there are slopes.
-template <int kDim, int kBands, int kStride>
+template <int kBands, int kDim, int kRows, int kStride>
 XM_DEVICE void score_tile(const CodeScores& from, const Rows& rows, int64_t tile, const Queries<kDim, kBands>& queries, const int8_t* keys,
-                          float* scores) {
+                          ScoreTile<kDim, kRows, kStride>& block) {
   float factor[kBands], slope[kBands];
   XM_UNROLL(kBands)
   for (int band = 0; band < kBands; ++band) {
@@ -149,22 +170,7 @@ XM_DEVICE void score_tile(const CodeScores& from, const Rows& rows, int64_t tile
   XM_UNROLL(2)
   for (int eight = 0; eight < kTileKeys / 8; ++eight) {
     int32_t sums[kBands][4];
-    XM_UNROLL(kBands)
-    for (int band = 0; band < kBands; ++band) {
-      XM_UNROLL(4)
-      for (int i = 0; i < 4; ++i) sums[band][i] = kRounderBits;
-    }
-    XM_UNROLL(kDim / 64)
-    for (int part = 0; part < kDim / 64; ++part) {
-      uint32_t words[4];
-      ldmatrix_4(words, keys + place_in_tile<kDim>(8 * eight + lane() % 8, 4 * part + lane() / 8));
-      const uint32_t low[2] = {words[0], words[1]}, high[2] = {words[2], words[3]};
-      XM_UNROLL(kBands)
-      for (int band = 0; band < kBands; ++band) {
-        mma_int8(sums[band], queries.words[band][2 * part], low);
-        mma_int8(sums[band], queries.words[band][2 * part + 1], high);
-      }
-    }
+    multiply_eight(queries, keys, 8 * eight + lane() % 8, kRounderBits, sums);
     XM_UNROLL(kBands)
     for (int band = 0; band < kBands; ++band) {
       XM_UNROLL(2)
@@ -176,7 +182,7 @@ XM_DEVICE void score_tile(const CodeScores& from, const Rows& rows, int64_t tile
           pair[i] = times(float_of_bits(static_cast<uint32_t>(sums[band][2 * half + i])) - kRounderFloat, factor[band]);
           if (from.slopes) pair[i] += times(slope[band], static_cast<float>(tile * kTileKeys + column + i));
         }
-        float* place = &score_at(score_row<kStride>(scores, row), column);
+        float* place = &score_at(score_row<kStride>(block.scores, row), column);
         if (kStride == kTurnedFours) {
           store_pair(place, pair[0], pair[1]);
         } else {
@@ -190,9 +196,8 @@ XM_DEVICE void score_tile(const CodeScores& from, const Rows& rows, int64_t tile
 
 // Walks over tiles of keys: `each(tile)` is called by every thread of a warp when the scores of that warp's rows lie in shared memory.
 // The next tile is on its way while this one is worked on; a barrier a tile keeps the warps from overrunning each other's keys.
-template <int kBands, int kDim, int kStride, class Each>
-XM_DEVICE void walk_tiles(const CodeScores& from, const Rows& rows, const TileWalk& walk, ScoreTile<kDim, 64 * kBands, kStride>& block,
-                          const Each& each) {
+template <int kBands, int kDim, class Tile, class Each>
+XM_DEVICE void walk_tiles(const CodeScores& from, const Rows& rows, const TileWalk& walk, Tile& block, const Each& each) {
   if (!walk.count) return;
   const int64_t kv_head = rows.first_head / (from.heads / from.kv_heads);
   Queries<kDim, kBands> queries;
@@ -202,7 +207,7 @@ XM_DEVICE void walk_tiles(const CodeScores& from, const Rows& rows, const TileWa
     cp_async_wait<0>();
     block_sync();
     if (step + 1 < walk.count) fetch_keys<kDim>(from, kv_head, tile_at(walk, step + 1), block.keys[(step + 1) % 2]);
-    score_tile<kDim, kBands, kStride>(from, rows, tile_at(walk, step), queries, block.keys[step % 2], block.scores);
+    score_tile<kBands>(from, rows, tile_at(walk, step), queries, block.keys[step % 2], block);
     warp_sync();
     each(tile_at(walk, step));
     warp_sync();

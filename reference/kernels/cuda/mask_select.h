@@ -11,8 +11,19 @@ XM_DEVICE void put_in_order(float& larger, float& smaller) {
   smaller = fminf(a, b);
 }
 
+// Two numbers of 16 bits in each word: two lists that are sorted beside each other.
+XM_DEVICE void put_in_order(uint32_t& larger, uint32_t& smaller) {
+  const uint32_t a = larger, b = smaller;
+  larger = max_u16x2(a, b);
+  smaller = min_u16x2(a, b);
+}
+
+XM_DEVICE float larger_of(float a, float b) { return fmaxf(a, b); }
+XM_DEVICE uint32_t larger_of(uint32_t a, uint32_t b) { return max_u16x2(a, b); }
+
 // Batcher's odd-even merge sort of sixteen, the largest first: 63 comparisons.
-XM_DEVICE void sort_sixteen(float (&values)[kSixteen]) {
+template <class Value>
+XM_DEVICE void sort_sixteen(Value (&values)[kSixteen]) {
   XM_UNROLL()
   for (int p = 1; p < kSixteen; p *= 2) {
     XM_UNROLL()
@@ -27,10 +38,11 @@ XM_DEVICE void sort_sixteen(float (&values)[kSixteen]) {
 }
 
 // The sixteen largest of two sorted sixteens, sorted.
-XM_DEVICE void merge_sixteen(float (&values)[kSixteen], const float (&others)[kSixteen]) {
+template <class Value>
+XM_DEVICE void merge_sixteen(Value (&values)[kSixteen], const Value (&others)[kSixteen]) {
   XM_UNROLL(16)
   for (int i = 0; i < kSixteen; ++i) {
-    values[i] = fmaxf(values[i], others[kSixteen - 1 - i]);
+    values[i] = larger_of(values[i], others[kSixteen - 1 - i]);
   }
   XM_UNROLL()
   for (int k = kSixteen / 2; k; k /= 2) {
@@ -45,6 +57,8 @@ struct ScoreBlock {
   ScoreRow row;
   int column, count;
 };
+
+XM_DEVICE ScoreBlock block_of(const ScoreRow& row, int column, int count) { return {row, column, count}; }
 
 XM_DEVICE float score_in(const ScoreBlock& block, int number) { return score_at(block.row, block.column + number); }
 
@@ -61,15 +75,18 @@ XM_DEVICE Sixteen sixteen_largest(const ScoreBlock& block) {
 }
 
 // An entry whose number is known at run time only, by halves: an index would put the entries into memory.
-XM_DEVICE float entry(const float (&sorted)[kSixteen], int number) {
-  float left[kSixteen / 2];
+template <class Value>
+XM_DEVICE Value entry(const Value (&sorted)[kSixteen], int number) {
+  Value left[kSixteen / 2];
   XM_UNROLL(8)
   for (int i = 0; i < 8; ++i) left[i] = number & 8 ? sorted[i + 8] : sorted[i];
   XM_UNROLL(4)
   for (int i = 0; i < 4; ++i) left[i] = number & 4 ? left[i + 4] : left[i];
-  const float first = number & 2 ? left[2] : left[0], second = number & 2 ? left[3] : left[1];
+  const Value first = number & 2 ? left[2] : left[0], second = number & 2 ? left[3] : left[1];
   return number & 1 ? second : first;
 }
+
+XM_DEVICE float cut_in(const Sixteen& largest, int kept) { return entry(largest.of, kept - 1); }
 
 // Which scores of a block reach the limit, and are not -inf.
 XM_DEVICE uint64_t at_least(const ScoreBlock& block, float limit) {
@@ -92,11 +109,12 @@ XM_DEVICE uint64_t first_bits(uint64_t bits, int count) {
 }
 
 // Of marked scores the `kept` largest, the first of equals; `cut` is the kept-th largest, and none that is larger is unmarked.
-XM_DEVICE uint64_t largest_of(const ScoreBlock& block, uint64_t marked, float cut, int kept) {
+template <class Block, class Score>
+XM_DEVICE uint64_t largest_of(const Block& block, uint64_t marked, Score cut, int kept) {
   uint64_t higher = 0, equal = 0;
   for (uint64_t left = marked; left; left &= left - 1) {
     const int number = lowest_bit(left);
-    const float score = score_in(block, number);
+    const Score score = score_in(block, number);
     higher |= static_cast<uint64_t>(score > cut) << number;
     equal |= static_cast<uint64_t>(score == cut) << number;
   }
@@ -108,13 +126,19 @@ struct Candidates {
   uint64_t high, low;
 };
 
-XM_DEVICE Candidates candidates(const ScoreBlock& block, int kept_high, int kept_low) {
-  const Sixteen largest = sixteen_largest(block);
-  const float cut = entry(largest.of, kept_high - 1);
-  uint64_t high = at_least(block, cut);
-  if (popcount(high) > kept_high) high = largest_of(block, high, cut, kept_high);
-  const uint64_t low = kept_low == kept_high ? high : kept_low ? largest_of(block, high, entry(largest.of, kept_low - 1), kept_low) : 0;
-  return {high, low};
+// The `kept` largest of a block, whose largest are these.
+template <class Block, class Largest>
+XM_DEVICE uint64_t largest_in(const Block& block, const Largest& largest, int kept) {
+  const auto cut = cut_in(largest, kept);
+  const uint64_t reached = at_least(block, cut);
+  return popcount(reached) > kept ? largest_of(block, reached, cut, kept) : reached;
+}
+
+template <class Block>
+XM_DEVICE Candidates candidates(const Block& block, int kept_high, int kept_low) {
+  const auto largest = sixteen_largest(block);
+  const uint64_t high = largest_in(block, largest, kept_high);
+  return {high, kept_low == kept_high ? high : kept_low ? largest_in(block, largest, kept_low) : 0};
 }
 
 // The length that X:M's shares are relative to, in blocks, of a row that sees so many keys.

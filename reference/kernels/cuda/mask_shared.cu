@@ -119,7 +119,7 @@ XM_RESIDENT_KERNEL(kMaskThreads, kDim == 256 ? 2 : 3) void keep_shared(CodeScore
   const auto room_of_tile = [&](int64_t tile) { return (kv_head * row_words + tile) * padded + query; };
   double row_mass = 0;
 
-  walk_tiles<kBands>(from, rows, walk, block.tile, [&](int64_t tile) {
+  walk_tiles<kBands, kDim>(from, rows, walk, block.tile, [&](int64_t tile) {
     XM_UNROLL(8)
     for (int column = 0; column < kTileKeys; ++column) scores[column] = times(exponential(scores[column] - own.top), per_sum);
     block_sync();

@@ -13,7 +13,7 @@ XM_RESIDENT_KERNEL(kMaskThreads, kDim == 256 ? 2 : 4) void sum_rows(CodeScores f
   const KeyRange allowed = own_keys(from, query);
   const ScoreRow scores = score_row<kTurnedFours>(block.scores, threadIdx.x);
   RowSum row;
-  walk_tiles<kBands>(from, rows, seen_tiles(from, rows.first_query, kRows), block, [&](int64_t tile) {
+  walk_tiles<kBands, kDim>(from, rows, seen_tiles(from, rows.first_query, kRows), block, [&](int64_t tile) {
     const int seen = seen_of(allowed, tile * kTileKeys, kTileKeys);
     if (!seen) return;
     hide_keys(scores, tile, allowed);
@@ -40,7 +40,7 @@ XM_RESIDENT_KERNEL(kMaskThreads, kDim == 256 ? 2 : 4) void keep_above(CodeScores
   uint64_t* words = out.words + own_row * row_words;
   bool doubtful = false;
   int32_t kept = 0;
-  walk_tiles<kBands>(from, rows, walk, block, [&](int64_t tile) {
+  walk_tiles<kBands, kDim>(from, rows, walk, block, [&](int64_t tile) {
     uint64_t word = 0;
     if (seen_of(allowed, tile * kTileKeys, kTileKeys)) {
       hide_keys(scores, tile, allowed);

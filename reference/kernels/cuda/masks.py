@@ -8,6 +8,7 @@ with every rounding of the CPU's vectors. What the kernels do not serve is left 
 from __future__ import annotations
 
 import ctypes
+import math
 from ctypes import POINTER, c_int, c_int64, c_void_p
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ _BLOCK_ROWS = 128  # rows of a block of threads
 _ROOM_BYTES = 1 << 31  # that a launch may take to work in, unless one KV head needs more
 _RANKED_ENTRIES = 1 << 27  # scores that top-k ranks together
 _GROUPS = (2, 4, 8)  # query heads that can share a list
+_PACKED_PRODUCT, _PACKED_FACTOR, _PACKED_BLOCKS = 1 << 15, 32.0, (32, 64)  # where the kernels keep 16 bits of a score
 _SMALLEST_STEP = 1.2e-4  # between scores whose probabilities float32 tells apart for certain
 
 
@@ -45,6 +47,7 @@ class Codes:
     first_position: int
     causal: bool
     window: int | None
+    largest: float = math.inf  # bound of the products; infinite, too, where factors are so large that a step between scores is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,6 +173,7 @@ def make_codes(q: Any, k: Any, source: ScoreSource, factors: Factors) -> Codes:
         source.first_position,
         source.causal,
         source.window,
+        factors.largest / source.prediction.group if factors.factor.max() < _PACKED_FACTOR else math.inf,
     )
 
 
@@ -211,10 +215,15 @@ def rule_mask(codes: Codes, rule: Rule) -> DeviceMask:
     elif rule.kind == _SANGER:
         _launch("xm_cuda_mask_above", codes, range(kv_heads), rule, target, heads // kv_heads, rows=row_facts(codes))
     elif rule.kind == _NM:
-        _launch("xm_cuda_mask_blocks", codes, range(kv_heads), rule, target, heads // kv_heads)
+        _launch("xm_cuda_mask_blocks", codes, range(kv_heads), rule, target, heads // kv_heads, _packed(codes, rule))
     else:
-        _keep_blocks("xm_cuda_mask_blocks", codes, rule, target)
+        _keep_blocks("xm_cuda_mask_blocks", codes, rule, target, _packed(codes, rule))
     return target
+
+
+def _packed(codes: Codes, rule: Rule) -> tuple[Any, int]:
+    """Whether scores fit into 16 bits, as a kernel's argument."""
+    return c_int, codes.slopes is None and codes.largest < _PACKED_PRODUCT and rule.block in _PACKED_BLOCKS
 
 
 def _target(lists: int, queries: int, keys: int, device: Any) -> DeviceMask:
@@ -235,7 +244,7 @@ def row_facts(codes: Codes) -> Any:
     return facts
 
 
-def _keep_blocks(name: str, codes: Codes, rule: Rule, target: DeviceMask) -> None:
+def _keep_blocks(name: str, codes: Codes, rule: Rule, target: DeviceMask, *further: tuple[Any, int]) -> None:
     """X:M, as many KV heads a launch as the room to work in allows."""
     heads, queries, words = target.words.shape
     share, padded = heads // len(codes.k), -(-queries // _BLOCK_ROWS) * _BLOCK_ROWS
@@ -244,7 +253,7 @@ def _keep_blocks(name: str, codes: Codes, rule: Rule, target: DeviceMask) -> Non
     tensors = room.tensors(step, codes.q.device)
     for first in range(0, len(codes.k), step):
         part = range(first, min(first + step, len(codes.k)))
-        _launch(name, codes, part, rule, target, share, **tensors)
+        _launch(name, codes, part, rule, target, share, *further, **tensors)
 
 
 def shared_rule_mask(codes: Codes, rule: Rule, *, by_largest: bool) -> DeviceMask:

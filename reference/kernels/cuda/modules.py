@@ -162,21 +162,15 @@ class GpuTcaBmeLinear(GpuLinear):
 
     def packed(self) -> GpuTcaBme:
         """The weights in their format, in the same memory."""
-        values, bitmap, groups, stripes = self._held()
-        return GpuTcaBme((self.out_features, self.in_features), values, bitmap, groups, stripes, self.most_values)
+        return GpuTcaBme((self.out_features, self.in_features), *self._held())
 
     def to_dense(self) -> torch.Tensor:
         return unpacked(self.packed())
 
     def _product(self, x: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling():
-            sizes = (self.out_features, self.in_features, self.most_values)
-            return cast(torch.Tensor, torch.ops.xmsim.tca_bme_linear(x, *self._held(), *sizes, self.bias))
+            return cast(torch.Tensor, torch.ops.xmsim.tca_bme_linear(x, *self._held(), self.out_features, self.in_features, self.bias))
         return ops.any_tokens(x, self.packed(), self.bias)
-
-    def _hold(self, parts: tuple[torch.Tensor, ...]) -> None:
-        super()._hold(parts)
-        self.most_values = max(int(torch.diff(parts[2]).max()), 8)  # of a GroupTile; 16 bytes at least
 
     def _check_parts(self) -> None:
         check_tca_bme(self.packed())

@@ -28,22 +28,28 @@ def tca_bme_linear(
     stripe_offsets: Tensor,
     out_features: int,
     in_features: int,
-    most_values: int,
     b: Tensor | None = None,
 ) -> Tensor:
     """x wᵀ + b, x [..., in_features]: of up to 16 tokens by the kernel, of more by torch's product on rows that are unpacked for it."""
-    weights = GpuTcaBme((out_features, in_features), values, bitmap, group_offsets, stripe_offsets, most_values)
-    check_once((values, bitmap, group_offsets, stripe_offsets), (out_features, in_features, most_values), lambda: check_tca_bme(weights))
+    weights = GpuTcaBme((out_features, in_features), values, bitmap, group_offsets, stripe_offsets)
+    check_once((values, bitmap, group_offsets, stripe_offsets), (out_features, in_features), lambda: check_tca_bme(weights))
     return any_tokens(x, weights, b)
 
 
 @torch.library.custom_op("xmsim::macko_linear", mutates_args=())
 def macko_linear(
-    x: Tensor, values: Tensor, deltas: Tensor, row_indices: Tensor, out_features: int, in_features: int, b: Tensor | None = None
+    x: Tensor,
+    values: Tensor,
+    deltas: Tensor,
+    row_indices: Tensor,
+    out_features: int,
+    in_features: int,
+    equal_values: int,
+    b: Tensor | None = None,
 ) -> Tensor:
     """x wᵀ + b, x [..., in_features], each token on its own."""
-    weights = GpuMacko((out_features, in_features), values, deltas, row_indices)
-    check_once((values, deltas, row_indices), (out_features, in_features), lambda: check_macko(weights))
+    weights = GpuMacko((out_features, in_features), values, deltas, row_indices, equal_values)
+    check_once((values, deltas, row_indices), (out_features, in_features, equal_values), lambda: check_macko(weights))
     return linear.macko_linear(_rows(x), weights, b).view(*x.shape[:-1], out_features)
 
 
@@ -79,14 +85,14 @@ def unpacked_columns(
 
 
 @tca_bme_linear.register_fake
-def _(
-    x: Tensor, values: Any, bitmap: Any, groups: Any, stripes: Any, out_features: int, in_features: int, most: int, b: Any = None
-) -> Tensor:
+def _(x: Tensor, values: Any, bitmap: Any, groups: Any, stripes: Any, out_features: int, in_features: int, b: Any = None) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features))
 
 
 @macko_linear.register_fake
-def _(x: Tensor, values: Any, deltas: Any, row_indices: Any, out_features: int, in_features: int, b: Any = None) -> Tensor:
+def _(
+    x: Tensor, values: Any, deltas: Any, row_indices: Any, out_features: int, in_features: int, equal_values: int, b: Any = None
+) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features))
 
 

@@ -7,7 +7,8 @@
 //
 // Rules: collectives (shfl, ballot, mma, ldmatrix) are called by all 32 lanes of a warp together; block_sync by all threads of a block.
 // The emulator stops at a collective that some lanes never reach, fills shared memory with NaN before a block, and copies what cp_async
-// asked for only when it is waited for: what would be undefined on a GPU fails in a test instead.
+// asked for only when it is waited for, where NaN is meanwhile: what would be undefined on a GPU fails in a test instead.
+// Products of warpgroups are in warpgroup.h.
 #pragma once
 
 #include <cstddef>
@@ -38,6 +39,9 @@ XM_DEVICE T& shared() {
 
 XM_DEVICE int lane() { return threadIdx.x % kWarp; }
 XM_DEVICE int warp() { return threadIdx.x / kWarp; }
+
+// The same as warp(), known to the compiler to be one number for all lanes: loops up to it then need no code for lanes that part ways.
+XM_DEVICE int uniform_warp() { return shfl(warp(), 0); }
 
 // Sum and largest of a value over the lanes whose numbers differ in the bits below `width`; every lane gets it.
 template <class T>

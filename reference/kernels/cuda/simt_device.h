@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #define XM_DEVICE static __device__ __forceinline__
+#define XM_MEMBER __device__ __forceinline__
 #define XM_KERNEL(threads) static __global__ __launch_bounds__(threads)
 #define XM_RESIDENT_KERNEL(threads, blocks) static __global__ __launch_bounds__(threads, blocks)
 
@@ -33,14 +34,65 @@ XM_DEVICE T shfl_up(T value, int by) {
   return __shfl_up_sync(0xffffffffu, value, by);
 }
 
+// The sum of a value over the lanes up to this one.
+XM_DEVICE int lanes_running_sum(int value) {
+#pragma unroll
+  for (int by = 1; by < 32; by *= 2) {
+    asm volatile("{ .reg .pred p; .reg .s32 other; shfl.sync.up.b32 other|p, %0, %1, 0, 0xffffffff; @p add.s32 %0, %0, other; }"
+                 : "+r"(value)
+                 : "r"(by));
+  }
+  return value;
+}
+
 XM_DEVICE uint32_t ballot(bool vote) { return __ballot_sync(0xffffffffu, vote); }
 XM_DEVICE void warp_sync() { __syncwarp(); }
 XM_DEVICE void block_sync() { __syncthreads(); }
+
+// A barrier in shared memory that counts arrivals and can be waited for later: its phases are numbered 0, 1, 0, 1 and so on.
+using PhaseBarrier = uint64_t;
+
+// One thread makes it, with the number of arrivals that end a phase; a barrier of the block follows.
+XM_DEVICE void phase_init(PhaseBarrier& barrier, int arrivals) {
+  const uint32_t place = static_cast<uint32_t>(__cvta_generic_to_shared(&barrier));
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(place), "r"(arrivals) : "memory");
+}
+
+XM_DEVICE void phase_arrive(PhaseBarrier& barrier) {
+  const uint32_t place = static_cast<uint32_t>(__cvta_generic_to_shared(&barrier));
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(place) : "memory");
+}
+
+// Until the phase of this number has ended; the caller is at most one phase behind.
+XM_DEVICE void phase_wait(PhaseBarrier& barrier, int phase) {
+  const uint32_t place = static_cast<uint32_t>(__cvta_generic_to_shared(&barrier));
+  uint32_t ended;
+  do {
+    asm volatile(
+        "{\n.reg .pred ended;\nmbarrier.try_wait.parity.shared::cta.b64 ended, [%1], %2;\nselp.u32 %0, 1, 0, ended;\n}"
+        : "=r"(ended)
+        : "r"(place), "r"(phase)
+        : "memory");
+  } while (!ended);
+}
 
 XM_DEVICE int popcount(uint32_t word) { return __popc(word); }
 XM_DEVICE int popcount(uint64_t word) { return __popcll(word); }
 XM_DEVICE int lowest_bit(uint32_t word) { return __ffs(word) - 1; }  // -1: none is set
 XM_DEVICE int lowest_bit(uint64_t word) { return __ffsll(static_cast<long long>(word)) - 1; }
+
+// The bytes of a and, from 4 on, b at the four places that the lowest hexadecimal digits of `places` name, 0 to 7 each.
+XM_DEVICE uint32_t choose_bytes(uint32_t a, uint32_t b, uint32_t places) {
+  uint32_t chosen;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(chosen) : "r"(a), "r"(b), "r"(places));
+  return chosen;
+}
+
+// word ^ flips where `condition` is not zero; by a predicate, where a choice and an xor would be two instructions.
+XM_DEVICE uint32_t flipped_where(uint32_t condition, uint32_t word, uint32_t flips) {
+  asm("{ .reg .pred p; setp.ne.u32 p, %1, 0; @p xor.b32 %0, %0, %2; }" : "+r"(word) : "r"(condition), "r"(flips));
+  return word;
+}
 
 XM_DEVICE float exp2_fast(float x) {
   float y;
@@ -48,12 +100,21 @@ XM_DEVICE float exp2_fast(float x) {
   return y;
 }
 
+XM_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
 XM_DEVICE double exponential(double x) { return exp(x); }
 
 // sum + the products of four signed bytes
 XM_DEVICE int dot4(uint32_t a, uint32_t b, int sum) { return __dp4a(static_cast<int>(a), static_cast<int>(b), sum); }
 
+// The larger (smaller) ones of two pairs of unsigned 16-bit numbers.
+XM_DEVICE uint32_t max_u16x2(uint32_t a, uint32_t b) { return __vmaxu2(a, b); }
+XM_DEVICE uint32_t min_u16x2(uint32_t a, uint32_t b) { return __vminu2(a, b); }
+
+// The upper 16 bits of a word, below those of another.
+XM_DEVICE uint32_t upper_halves(uint32_t low, uint32_t high) { return __byte_perm(low, high, 0x7632); }
+
 XM_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+XM_DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
 
 // A product that is rounded before anything is added to it.
 XM_DEVICE float times(float a, float b) { return __fmul_rn(a, b); }
@@ -69,11 +130,28 @@ XM_DEVICE uint32_t bf16_pair(float low, float high) {
 XM_DEVICE float half_value(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
 XM_DEVICE uint16_t half_bits(float value) { return __half_as_ushort(__float2half_rn(value)); }
 
+// A place in shared memory as one word, and 16 bits from there: arithmetic on such places takes half of the instructions that pointers do.
+XM_DEVICE uint32_t shared_place(const void* place) { return static_cast<uint32_t>(__cvta_generic_to_shared(place)); }
+
+XM_DEVICE uint32_t shared_16(uint32_t place) {
+  uint16_t x;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(x) : "r"(place) : "memory");
+  return x;
+}
+
 // Reads of what no thread writes during the kernel; past the first cache, as every byte is used once.
 XM_DEVICE uint4 stream_16(const void* from) {
   uint4 x;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(from));
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(from));
   return x;
+}
+
+// 16 bits of what no thread writes during the kernel, where they are wanted; by a predicate, and before any later such read.
+XM_DEVICE uint16_t load_16_where(bool wanted, const uint16_t* from, uint16_t otherwise) {
+  asm volatile("{ .reg .pred p; setp.ne.s32 p, %2, 0; @p ld.global.nc.u16 %0, [%1]; }"
+               : "+h"(otherwise)
+               : "l"(from), "r"(static_cast<int>(wanted)));
+  return otherwise;
 }
 
 // 16 bytes from global to shared memory, both aligned to 16; zeros where not `valid`. There after cp_async_wait and a barrier.
@@ -81,6 +159,15 @@ XM_DEVICE void cp_async_16(void* to, const void* from, bool valid) {
   const uint32_t place = static_cast<uint32_t>(__cvta_generic_to_shared(to));
   const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from), "r"(bytes) : "memory");
+}
+
+// The same for the threads that want it; places of several such copies are computed once, not anew for each as under an if.
+XM_DEVICE void cp_async_16_where(bool wanted, void* to, const void* from, bool valid) {
+  const uint32_t place = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile(
+      "{ .reg .pred p; setp.ne.s32 p, %3, 0; @p cp.async.cg.shared.global [%0], [%1], 16, %2; }" ::"r"(place), "l"(from), "r"(valid ? 16 : 0),
+      "r"(static_cast<int>(wanted))
+      : "memory");
 }
 
 XM_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -6,12 +6,17 @@
 #include <functional>
 
 #define XM_DEVICE static inline
+#define XM_MEMBER inline
 #define XM_KERNEL(threads) static
 #define XM_RESIDENT_KERNEL(threads, blocks) static
 
 namespace xmsim {
 
 using Stream = void*;
+
+struct uint2 {
+  uint32_t x, y;
+};
 
 struct uint4 {
   uint32_t x, y, z, w;
@@ -32,10 +37,22 @@ const Place& place();              // of the thread that runs
 unsigned char* shared_memory();    // of its block
 void wait_for_block();             // until every thread of the block that still runs waits here
 void wait_for_warp();              // until every lane of the warp waits here; stops the launch if one never can
+void wait_until(const std::function<bool()>& reached);  // what other threads of the block do
 unsigned char* lane_slot(int lane);  // 64 bytes of a lane, which the others of its warp see after wait_for_warp
 void copy_later(void* to, const void* from, size_t bytes);  // of this thread, into its open group; no source: zeros
 void close_copies();
 void finish_copies(int groups);    // all but so many of the closed groups
+
+// Products of a warpgroup run on their own and see the block's shared memory by way of copies that were shared.
+void wait_for_group();                            // until every thread of the four warps waits here
+uint32_t shared_address(const void* place);       // in the block's shared memory, as descriptors count
+void share_copies();                              // those of this thread that it waited for
+const unsigned char* bytes_of_products(uint32_t address);  // two bytes there; none: outside
+void order_products();                            // registers that were written before are final
+void product_later(float* sums, int count, bool adds, std::function<void(float*)> multiply);  // into this thread's open group
+void close_products();
+void finish_products(int groups);  // all but so many of the closed groups
+
 constexpr int kSlotBytes = 64;
 
 // 0, or 1 if lanes waited for each other in vain.
@@ -81,6 +98,15 @@ XM_DEVICE T shfl_up(T value, int by) {
   return emulator::exchange(value, [&](auto of) { return of(own < by ? own : own - by); });
 }
 
+XM_DEVICE int lanes_running_sum(int value) {
+  const int own = threadIdx.x % 32;
+  return emulator::exchange(value, [&](auto of) {
+    int sum = 0;
+    for (int lane = 0; lane <= own; ++lane) sum += of(lane);
+    return sum;
+  });
+}
+
 XM_DEVICE uint32_t ballot(bool vote) {
   return emulator::exchange(vote, [](auto of) {
     uint32_t votes = 0;
@@ -92,12 +118,41 @@ XM_DEVICE uint32_t ballot(bool vote) {
 XM_DEVICE void warp_sync() { emulator::wait_for_warp(); }
 XM_DEVICE void block_sync() { emulator::wait_for_block(); }
 
+struct PhaseBarrier {
+  int16_t arrivals, missing;
+  int32_t phase;
+};
+
+XM_DEVICE void phase_init(PhaseBarrier& barrier, int arrivals) {
+  barrier = {static_cast<int16_t>(arrivals), static_cast<int16_t>(arrivals), 0};
+}
+
+XM_DEVICE void phase_arrive(PhaseBarrier& barrier) {
+  if (--barrier.missing) return;
+  barrier.missing = barrier.arrivals;
+  barrier.phase = 1 - barrier.phase;
+}
+
+XM_DEVICE void phase_wait(PhaseBarrier& barrier, int phase) {
+  emulator::wait_until([&] { return barrier.phase == 1 - phase; });
+}
+
 XM_DEVICE int popcount(uint32_t word) { return __builtin_popcount(word); }
 XM_DEVICE int popcount(uint64_t word) { return __builtin_popcountll(word); }
 XM_DEVICE int lowest_bit(uint32_t word) { return __builtin_ffs(static_cast<int>(word)) - 1; }
 XM_DEVICE int lowest_bit(uint64_t word) { return __builtin_ffsll(static_cast<long long>(word)) - 1; }
 
+XM_DEVICE uint32_t choose_bytes(uint32_t a, uint32_t b, uint32_t places) {
+  const uint64_t both = static_cast<uint64_t>(b) << 32 | a;
+  uint32_t chosen = 0;
+  for (int i = 0; i < 4; ++i) chosen |= static_cast<uint32_t>(both >> 8 * (places >> 4 * i & 7) & 0xff) << 8 * i;
+  return chosen;
+}
+
+XM_DEVICE uint32_t flipped_where(uint32_t condition, uint32_t word, uint32_t flips) { return condition ? word ^ flips : word; }
+
 XM_DEVICE float exp2_fast(float x) { return std::exp2(x); }
+XM_DEVICE float larger(float a, float b) { return std::fmax(a, b); }
 XM_DEVICE double exponential(double x) { return std::exp(x); }
 
 XM_DEVICE int dot4(uint32_t a, uint32_t b, int sum) {
@@ -105,7 +160,18 @@ XM_DEVICE int dot4(uint32_t a, uint32_t b, int sum) {
   return sum;
 }
 
+XM_DEVICE uint32_t max_u16x2(uint32_t a, uint32_t b) {
+  return (((a >> 16) > (b >> 16) ? a : b) & 0xffff0000u) | (((a & 0xffffu) > (b & 0xffffu) ? a : b) & 0xffffu);
+}
+
+XM_DEVICE uint32_t min_u16x2(uint32_t a, uint32_t b) {
+  return (((a >> 16) < (b >> 16) ? a : b) & 0xffff0000u) | (((a & 0xffffu) < (b & 0xffffu) ? a : b) & 0xffffu);
+}
+
+XM_DEVICE uint32_t upper_halves(uint32_t low, uint32_t high) { return (high & 0xffff0000u) | low >> 16; }
+
 XM_DEVICE float fused(float a, float b, float c) { return std::fma(a, b, c); }
+XM_DEVICE double fused(double a, double b, double c) { return std::fma(a, b, c); }
 XM_DEVICE float times(float a, float b) { return a * b; }  // compiled with -ffp-contract=off
 XM_DEVICE double times(double a, double b) { return a * b; }
 
@@ -131,13 +197,28 @@ XM_DEVICE uint16_t half_bits(float value) {
   return bits;
 }
 
+XM_DEVICE uint32_t shared_place(const void* place) {
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(place) - shared_bytes());
+}
+
+XM_DEVICE uint32_t shared_16(uint32_t place) {
+  uint16_t x;
+  std::memcpy(&x, shared_bytes() + place, 2);
+  return x;
+}
+
 XM_DEVICE uint4 stream_16(const void* from) {
   uint4 x;
   std::memcpy(&x, from, 16);
   return x;
 }
 
+XM_DEVICE uint16_t load_16_where(bool wanted, const uint16_t* from, uint16_t otherwise) { return wanted ? *from : otherwise; }
+
 XM_DEVICE void cp_async_16(void* to, const void* from, bool valid) { emulator::copy_later(to, valid ? from : nullptr, 16); }
+XM_DEVICE void cp_async_16_where(bool wanted, void* to, const void* from, bool valid) {
+  if (wanted) cp_async_16(to, from, valid);
+}
 XM_DEVICE void cp_async_commit() { emulator::close_copies(); }
 
 template <int groups>

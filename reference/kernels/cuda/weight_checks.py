@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from xmsim.reference.kernels.cuda.native import check_tensor
-from xmsim.reference.kernels.cuda.weights import ELEMENTS, GROUP, GpuColumnBitmap, GpuMacko, GpuTcaBme, weight_groups
+from xmsim.reference.kernels.cuda.weights import ELEMENTS, GROUP, MACKO_STEP, GpuColumnBitmap, GpuMacko, GpuTcaBme, weight_groups
 
 _STRIPES = 4
 _PADDING = 8
@@ -23,9 +23,6 @@ def check_tca_bme(weights: GpuTcaBme) -> None:
     _check_part("stripe_offsets", weights.stripe_offsets, torch.int32, groups * _STRIPES)
     stripes = counts.view(groups, _STRIPES, -1).sum(2)
     _check_starts("stripe_offsets", weights.stripe_offsets.view(groups, _STRIPES), stripes)
-    most = max(int(torch.diff(weights.group_offsets).max()), _PADDING)
-    if weights.most_values != most:
-        raise ValueError(f"most_values: {weights.most_values} where the largest GroupTile has {most}; pack these weights again")
 
 
 def check_column_bitmap(weights: GpuColumnBitmap) -> None:
@@ -41,12 +38,17 @@ def check_macko(weights: GpuMacko) -> None:
     check_tensor("values", weights.values, dtypes=ELEMENTS, axes=1)
     _check_part("deltas", weights.deltas, torch.int32, len(weights.values) // _PADDING)
     _check_part("row_indices", weights.row_indices, torch.int32, rows + 1)
-    starts = weights.row_indices.long()
-    if len(weights.values) % _PADDING or int(starts[0]) or int(torch.diff(starts).min()) < 0 or int(starts[-1]) > len(weights.values):
+    starts, equal = weights.row_indices.long(), weights.equal_values
+    if equal % MACKO_STEP or equal < 0:
+        raise ValueError(f"equal_values: {equal} is not a multiple of {MACKO_STEP}; pack these weights again")
+    whole = not len(weights.values) % _PADDING and not (starts % _PADDING).any() and int(starts[0]) == rows * equal
+    if not whole or int(torch.diff(starts).min()) < 0 or int(starts[-1]) > len(weights.values):
         raise ValueError("row_indices: they do not lead through the values; these weights are damaged, pack them again")
     steps = (weights.deltas.long()[:, None] >> torch.arange(0, 32, 4, device=starts.device) & 15).flatten() + 1
-    reached = torch.cat([starts.new_zeros(1), steps.cumsum(0)])[starts]
-    if int(torch.diff(reached).max()) > columns:
+    left = torch.cat([starts.new_zeros(1), steps.cumsum(0)])[starts]
+    reached = steps[: rows * equal].view(rows, equal).sum(1) + torch.diff(left)
+    most = columns + _PADDING - 1  # fillers behind the last weight step on, into zeros that the kernel holds there
+    if int(reached.max()) > most:
         raise ValueError(f"deltas: they lead beyond the {columns} inputs; these weights are damaged, pack them again")
 
 

@@ -1,6 +1,7 @@
 """Packed weights on the GPU: packed there from a dense matrix by torch alone, or copied from a format of reference/formats.
 
-The arrays are those of the formats, bit for bit; only their integer types are those that torch has.
+The arrays are those of the formats, bit for bit, except that MACKO's rows are in two parts here; their integer types are those that torch
+has.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ if TYPE_CHECKING:  # those need numba, which a GPU host may lack
 ELEMENTS = (torch.bfloat16, torch.float16)
 GROUP = 64  # rows and columns of a GroupTile
 _STRIPES = 4
-_PADDING = 8  # values of a GroupTile, or of all rows of MACKO, are filled up to a multiple of it
+_PADDING = 8  # values of a GroupTile, or of what is left of a row of MACKO, are filled up to a multiple of it
+MACKO_STEP = 256  # values that a kernel takes of a row at once
 _LONGEST_GAP = 15  # zeros between two values of MACKO
 
 
@@ -32,14 +34,12 @@ class GpuTcaBme:
     bitmap: torch.Tensor  # int64
     group_offsets: torch.Tensor  # int32
     stripe_offsets: torch.Tensor  # int32
-    most_values: int  # of a GroupTile
 
     @classmethod
     def of(cls, packed: TcaBme, device: Any) -> Self:
         """Copy packed weights to a device."""
         bitmap, groups = _tensor(packed.bitmap.view(np.int64), device), _tensor(packed.group_offsets, device)
-        stripes = _tensor(packed.stripe_offsets, device)
-        return cls(packed.shape, _values(packed, device), bitmap, groups, stripes, max(packed.max_nnz, _PADDING))
+        return cls(packed.shape, _values(packed, device), bitmap, groups, _tensor(packed.stripe_offsets, device))
 
     @classmethod
     def from_dense(cls, weight: torch.Tensor) -> Self:
@@ -54,8 +54,7 @@ class GpuTcaBme:
         values, offsets = _group_values(order)
         stripes = (order != 0).view(len(order), _STRIPES, -1).sum(2)
         starts = (stripes.cumsum(1) - stripes).int().flatten()
-        most = int(torch.diff(offsets).max())
-        return cls(_shape(weight), values, _bits(order), offsets, starts, max(most, _PADDING))
+        return cls(_shape(weight), values, _bits(order), offsets, starts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,19 +85,24 @@ class GpuColumnBitmap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GpuMacko:
-    """A Macko on the GPU."""
+    """A Macko on the GPU, in two parts, so that a kernel can read before it knows where rows start: an equal number of values of each row,
+    then what is left of each, with zeros up to a multiple of 8.
+    """
 
     shape: tuple[int, int]
     values: torch.Tensor  # bfloat16 or float16
     deltas: torch.Tensor  # int32, eight of 4 bits each
-    row_indices: torch.Tensor  # int32
+    row_indices: torch.Tensor  # int32, multiples of 8: where what is left of each row starts
+    equal_values: int  # of each row in the first part, a multiple of MACKO_STEP
 
     @classmethod
     def of(cls, packed: Macko, device: Any) -> Self:
-        """Copy packed weights to a device."""
-        return cls(
-            packed.shape, _values(packed, device), _tensor(packed.deltas.view(np.int32), device), _tensor(packed.row_indices, device)
-        )
+        """Copy packed weights to a device, each to where it lies there."""
+        counts = torch.from_numpy(np.diff(packed.row_indices)).long()
+        stored = int(packed.row_indices[-1])
+        gaps = torch.from_numpy(np.stack((packed.deltas & 15, packed.deltas >> 4), axis=1).ravel()[:stored]).long()
+        values = torch.from_numpy(packed.values[:stored].view(np.int16)).view(_dtype(packed.element))
+        return cls._placed(packed.shape, counts, values, gaps, device)
 
     @classmethod
     def from_dense(cls, weight: torch.Tensor) -> Self:
@@ -111,16 +115,27 @@ class GpuMacko:
         filled = gaps // (_LONGEST_GAP + 1)  # zeros that are stored since the gap is too long for 4 bits
         places = (filled + 1).cumsum(0) - 1
         counts = torch.zeros(len(weight), dtype=torch.int64, device=weight.device).index_add_(0, rows, filled + 1)
-        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        total = -(-int(starts[-1]) // _PADDING) * _PADDING or _PADDING
-        values = weight.new_zeros(total)
+        values = weight.new_zeros(int(counts.sum()))
         values[places] = weight[rows, columns]
-        steps = torch.full((total,), _LONGEST_GAP, dtype=torch.int64, device=weight.device)
-        steps[int(starts[-1]) :] = 0
+        steps = torch.full_like(values, _LONGEST_GAP, dtype=torch.int64)
         steps[places] = gaps % (_LONGEST_GAP + 1)
-        shifted = steps.view(-1, _PADDING) << torch.arange(0, 4 * _PADDING, 4, device=weight.device)
-        words = shifted.sum(1)
-        return cls(_shape(weight), values, torch.where(words >= 1 << 31, words - (1 << 32), words).int(), starts.int())
+        return cls._placed(_shape(weight), counts, values, steps, weight.device)
+
+    @classmethod
+    def _placed(cls, shape: tuple[int, int], counts: torch.Tensor, values: torch.Tensor, gaps: torch.Tensor, device: Any) -> Self:
+        """From what each row stores, one row after the other."""
+        equal = int(counts.min()) // MACKO_STEP * MACKO_STEP
+        left = -(-(counts - equal) // _PADDING) * _PADDING
+        starts = torch.cat([left.new_zeros(1), left.cumsum(0)]) + len(counts) * equal
+        row = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        index = torch.arange(len(row), device=counts.device) - (counts.cumsum(0) - counts)[row]
+        places = torch.where(index < equal, row * equal + index, starts[row] + index - equal)
+        total = max(int(starts[-1]), _PADDING)
+        all_values, all_gaps = values.new_zeros(total), gaps.new_zeros(total)
+        all_values[places], all_gaps[places] = values, gaps
+        words = (all_gaps.view(-1, _PADDING) << torch.arange(0, 4 * _PADDING, 4, device=gaps.device)).sum(1)
+        deltas = torch.where(words >= 1 << 31, words - (1 << 32), words).int()
+        return cls(shape, all_values.to(device), deltas.to(device), starts.int().to(device), equal)
 
 
 def weight_groups(features: int) -> int:
@@ -165,12 +180,15 @@ def _group_values(order: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values, starts.int()
 
 
-def _values(packed: TcaBme | ColumnBitmap | Macko, device: Any) -> torch.Tensor:
+def _values(packed: TcaBme | ColumnBitmap, device: Any) -> torch.Tensor:
     """The stored weights as a tensor of their type."""
-    if packed.element == "float32":
+    return _tensor(packed.values.view(np.int16), device).view(_dtype(packed.element))
+
+
+def _dtype(element: str) -> torch.dtype:
+    if element == "float32":
         raise ValueError("weights: float32 is not multiplied on the GPU; pack them as bfloat16 or float16")
-    dtype = torch.bfloat16 if packed.element == "bfloat16" else torch.float16
-    return _tensor(packed.values.view(np.int16), device).view(dtype)
+    return torch.bfloat16 if element == "bfloat16" else torch.float16
 
 
 def _tensor(part: np.ndarray, device: Any) -> torch.Tensor:

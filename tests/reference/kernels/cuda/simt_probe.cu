@@ -1,6 +1,6 @@
 // Kernels that ask one thing of the SIMT layer each; for tests of the emulator against the definitions.
-#include "fragments.h"
-#include "simt.h"
+#include "linear_elements.h"
+#include "warpgroup.h"
 
 namespace xmsim {
 
@@ -59,6 +59,20 @@ XM_KERNEL(64) void neighbours(const int* values, int* out) {
   out[192 + threadIdx.x] = static_cast<int>(ballot(own > 0));
 }
 
+XM_KERNEL(32) void words_of_lanes(const uint32_t* values, uint32_t* out) {
+  const uint32_t own = values[lane()], next = values[(lane() + 1) % kWarp], places = own & 0x7777;
+  out[lane()] = static_cast<uint32_t>(lanes_running_sum(static_cast<int>(own)));
+  out[32 + lane()] = choose_bytes(own, next, places);
+  out[64 + lane()] = flipped_where(own & 1, own, 0xff00);
+  out[96 + lane()] = load_16_where(own & 2, reinterpret_cast<const uint16_t*>(values) + lane(), 7);
+  Tile& tile = shared<Tile>();
+  for (int i = 0; i < 8; ++i) tile.rows[lane()][i] = static_cast<uint16_t>(lane());
+  cp_async_16_where(own & 4, tile.rows[lane()], values, own & 8);
+  cp_async_commit();
+  cp_async_wait<0>();
+  out[128 + lane()] = shared_16(shared_place(tile.rows[lane()]) + 2);
+}
+
 // Without the barrier, thread 0 reads what the last thread may not have written.
 XM_KERNEL(64) void hand_over(int* out, int with_barrier) {
   int* box = reinterpret_cast<int*>(shared_bytes());
@@ -84,6 +98,82 @@ XM_KERNEL(32) void impatient(const int* from, int* out, int waits) {
   }
 }
 
+struct Operands {
+  alignas(16) uint16_t left[64 * kTileColumns], right[2][64 * kTileColumns];
+};
+
+// One thing that a kernel may forget.
+enum Forgotten { nothing, share, fence, wait, patience, swaps };
+
+XM_DEVICE void fetch_tile(uint16_t* to, const uint16_t* from, int row_numbers, bool swapped) {
+  for (int i = threadIdx.x; i < 64 * 8; i += kGroupThreads) {
+    const int row = i / 8, part = i % 8;
+    cp_async_16(to + (swapped ? tile_place(row, part) : row * kTileColumns + 8 * part), from + row * row_numbers + 8 * part, true);
+  }
+}
+
+// out [64, N] of a [64, 64] with the rows of b [64, 64], N = 64, or with the columns of b [64, N], a in registers; all of bfloat16.
+template <int kEights, bool kRows>
+XM_KERNEL(kGroupThreads) void group_product(const uint16_t* a, const uint16_t* b, float* out, int forgotten) {
+  const uint32_t misaligned = shared_address(shared_bytes()) % kTileAlignment;
+  Operands& block = *reinterpret_cast<Operands*>(shared_bytes() + (misaligned ? kTileAlignment - misaligned : 0));
+  fetch_tile(block.left, a, 64, true);
+  for (int panel = 0; panel < kEights / 8; ++panel) fetch_tile(block.right[panel], b + 64 * panel, 8 * kEights, forgotten != swaps);
+  cp_async_commit();
+  cp_async_wait<0>();
+  if (forgotten != share) share_copies();
+  block_sync();
+  const uint64_t left = operand(shared_address(block.left), 0), right = operand(shared_address(block.right), sizeof block.right[0]);
+  uint32_t rows[4][4];
+  for (int step = 0; step < 4; ++step) {
+    for (int r = 0; r < 4; ++r) {
+      const int row = 16 * (warp() % 4) + a_row(lane(), r), column = 16 * step + a_column(lane(), r, 2);
+      rows[step][r] = static_cast<uint32_t>(a[row * 64 + column + 1]) << 16 | a[row * 64 + column];
+    }
+  }
+  float sums[kEights][4] = {};
+  if (forgotten != fence) wgmma_fence(sums, rows);
+  for (int step = 0; step < 4; ++step) {
+    if constexpr (kRows) {
+      wgmma_rows<Bf16>(sums, rows[step], further(right, 2 * kEightRows * step));
+    } else {
+      wgmma_shared<Bf16, true>(sums, further(left, 32 * step), further(right, 32 * step));
+    }
+  }
+  wgmma_commit();
+  if (forgotten == patience) fetch_tile(block.right[0], a, 64, true);  // while products may still read there
+  if (forgotten != wait) wgmma_wait<0>(sums);
+  for (int n = 0; n < kEights; ++n) {
+    for (int e = 0; e < 4; ++e) {
+      const int row = 16 * (warp() % 4) + sum_row(lane(), e);
+      out[row * 8 * kEights + 8 * n + sum_column(lane(), e)] = sums[n][e];
+    }
+  }
+}
+
+// The last thread hands a number to the first by a barrier of so many arrivals; twice, in two phases.
+XM_KERNEL(64) void phases(int* out, int arrivals) {
+  struct Box {
+    PhaseBarrier barrier;
+    int numbers[2];
+  };
+  Box& box = shared<Box>();
+  if (threadIdx.x == 0) phase_init(box.barrier, arrivals);
+  block_sync();
+  for (int i = 0; i < 2; ++i) {
+    if (threadIdx.x == 63) box.numbers[i] = 7 + i;
+    phase_arrive(box.barrier);
+    phase_wait(box.barrier, i);
+    if (threadIdx.x == 0) out[i] = box.numbers[i];
+  }
+}
+
+XM_KERNEL(32) void pairs_of_16_bits(const uint32_t* a, const uint32_t* b, uint32_t* out) {
+  out[lane()] = max_u16x2(a[lane()], b[lane()]);
+  out[kWarp + lane()] = min_u16x2(a[lane()], b[lane()]);
+  out[2 * kWarp + lane()] = upper_halves(a[lane()], b[lane()]);
+}
+
 }  // namespace xmsim
 
 using namespace xmsim;
@@ -95,6 +185,9 @@ XM_API int probe_matrices(const uint16_t* matrices, uint32_t* out, int transpose
   return launch(load_matrices, {1, 1, 1}, 32, sizeof(Tile), nullptr, matrices, out, transposed);
 }
 XM_API int probe_neighbours(const int* values, int* out) { return launch(neighbours, {1, 1, 1}, 64, 0, nullptr, values, out); }
+XM_API int probe_words(const uint32_t* values, uint32_t* out) {
+  return launch(words_of_lanes, {1, 1, 1}, 32, sizeof(Tile), nullptr, values, out);
+}
 XM_API int probe_hand_over(int* out, int with_barrier) {
   return launch(hand_over, {1, 1, 1}, 64, sizeof(int), nullptr, out, with_barrier);
 }
@@ -104,4 +197,12 @@ XM_API int probe_product_and_sum(const float* values, float* out) {
 XM_API int probe_half_a_warp(int* out) { return launch(half_a_warp, {1, 1, 1}, 32, 0, nullptr, out); }
 XM_API int probe_impatient(const int* from, int* out, int waits) {
   return launch(impatient, {1, 1, 1}, 32, sizeof(Tile), nullptr, from, out, waits);
+}
+XM_API int probe_group_product(const uint16_t* a, const uint16_t* b, float* out, int columns, int rows, int forgotten) {
+  const auto kernel = !rows ? group_product<8, false> : columns == 64 ? group_product<8, true> : group_product<16, true>;
+  return launch(kernel, {1, 1, 1}, kGroupThreads, sizeof(Operands) + kTileAlignment, nullptr, a, b, out, forgotten);
+}
+XM_API int probe_phases(int* out, int arrivals) { return launch(phases, {1, 1, 1}, 64, 64, nullptr, out, arrivals); }
+XM_API int probe_pairs(const uint32_t* a, const uint32_t* b, uint32_t* out) {
+  return launch(pairs_of_16_bits, {1, 1, 1}, 32, 0, nullptr, a, b, out);
 }

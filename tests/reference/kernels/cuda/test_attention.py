@@ -8,7 +8,16 @@ torch = pytest.importorskip("torch")
 from xmsim.reference.attention import sparse_attention as judge  # noqa: E402
 from xmsim.reference.kernels.cuda import attention  # noqa: E402
 
+KERNELS = ["xm_cuda_attend_tiles", "xm_cuda_attend_tiles_hopper"]
 DTYPES = {torch.bfloat16: 8e-3, torch.float16: 1e-3}
+
+
+@pytest.fixture(params=KERNELS, ids=["mma", "wgmma"])
+def kernel(request, device, monkeypatch):
+    """Each kernel of many queries; on a GPU those that it can run."""
+    if request.param != KERNELS[0] and device == "cuda" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("this GPU has no wgmma")
+    monkeypatch.setattr(attention, "prefill_kernel", lambda device: request.param)
 
 
 def problem(heads, kv_heads, masks, queries, keys, dim, dtype, seed=0):
@@ -40,7 +49,7 @@ def assert_close(out, wanted, bound):
     ("heads", "kv_heads", "masks", "queries", "keys", "dim"),
     [(2, 2, 2, 64, 64, 64), (4, 1, 4, 70, 150, 64), (4, 2, 2, 130, 130, 128), (2, 1, 1, 1, 200, 80), (8, 1, 8, 40, 40, 32)],
 )
-def test_kept_pairs_and_no_others_are_attended(device, either_order, heads, kv_heads, masks, queries, keys, dim, dtype):
+def test_kept_pairs_and_no_others_are_attended(device, either_order, kernel, heads, kv_heads, masks, queries, keys, dim, dtype):
     q, k, v, keep = problem(heads, kv_heads, masks, queries, keys, dim, dtype)
     out = attention.sparse_attention(q.to(device), k.to(device), v.to(device), words_of(keep, device))
     wanted = judge(*(x.double().numpy() for x in (q, k, v)), np.repeat(keep, heads // masks, 0))
@@ -48,7 +57,7 @@ def test_kept_pairs_and_no_others_are_attended(device, either_order, heads, kv_h
     assert not out[:, queries // 3].any() or queries == 1
 
 
-def test_alibi_and_a_scale_enter_the_scores(device):
+def test_alibi_and_a_scale_enter_the_scores(device, kernel):
     q, k, v, keep = problem(2, 1, 2, 65, 129, 64, torch.float16)
     slopes = torch.tensor([0.5, 0.01])
     out = attention.sparse_attention(q.to(device), k.to(device), v.to(device), words_of(keep, device), scale=0.3, slopes=slopes.to(device))
@@ -57,7 +66,24 @@ def test_alibi_and_a_scale_enter_the_scores(device):
     assert_close(out, wanted, 1e-3)
 
 
-def test_scores_of_any_size_stay_finite(device):
+def test_a_negative_scale_turns_the_order_of_scores(device, kernel):
+    q, k, v, keep = problem(2, 1, 2, 65, 129, 64, torch.float16)
+    out = attention.sparse_attention(q.to(device), k.to(device), v.to(device), words_of(keep, device), scale=-0.3)
+    assert_close(out, judge(*(x.double().numpy() for x in (q, k, v)), keep, scale=-0.3), 1e-3)
+
+
+def test_rows_of_tiles_with_lists_of_their_own_can_be_walked_together(device, either_order, kernel):
+    q, k, v, _ = problem(2, 1, 2, 250, 450, 64, torch.float16)  # more tiles than buffers, and rows of tiles beside a last one
+    make = np.random.default_rng(3)
+    live = make.random((2, 4, 8)) < 0.5
+    live[0, 2] = False  # a row of tiles that walks in vain
+    live[1, :3, 5], live[1, 3, 6] = False, True  # a tile that is dead for all, one for the last block alone
+    keep = np.repeat(np.repeat(live, 64, 1), 64, 2)[:, :250, :450] & (make.random((2, 250, 450)) < 0.3)
+    out = attention.sparse_attention(q.to(device), k.to(device), v.to(device), words_of(keep, device))
+    assert_close(out, judge(*(x.double().numpy() for x in (q, k, v)), keep), 1e-3)
+
+
+def test_scores_of_any_size_stay_finite(device, kernel):
     q, k, v, keep = problem(1, 1, 1, 64, 128, 64, torch.bfloat16)
     out = attention.sparse_attention(100 * q.to(device), 100 * k.to(device), v.to(device), words_of(keep, device))
     wanted = judge(*(x.double().numpy() for x in (100 * q, 100 * k, v)), keep)
@@ -75,7 +101,7 @@ def test_live_tiles_are_those_with_a_kept_pair_in_ascending_order(device, either
     assert found.live_share == pytest.approx(5 / (2 * 3 * 313))
 
 
-def test_bits_beyond_the_last_key_keep_nothing(device):
+def test_bits_beyond_the_last_key_keep_nothing(device, kernel):
     q, k, v, keep = problem(1, 1, 1, 64, 70, 64, torch.float16)
     words = words_of(keep, device)
     wanted = attention.sparse_attention(q.to(device), k.to(device), v.to(device), words)

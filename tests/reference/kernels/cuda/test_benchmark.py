@@ -50,7 +50,7 @@ def test_a_wrong_kernel_is_not_timed(checks, device, monkeypatch):
 def test_attention_that_was_timed_becomes_a_measurement_that_compare_reads(checks, tmp_path):
     import gpu_record
 
-    from xmsim.reports.load import load
+    from xmsim.reports.collection import load
     from xmsim.workloads.measurement import Host, Timing, read_measurement
 
     timing = {name: 4.0 for name in Timing.__dataclass_fields__} | {"n": 50}

@@ -5,6 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from xmsim.reference.attention import group_max_scores, group_sum_scores, predict_scores  # noqa: E402
 from xmsim.reference.kernels.cuda.decode import GpuKvCache, decode_attention  # noqa: E402
 from xmsim.reference.kernels.cuda.key_codes import predicted_xm_words  # noqa: E402
 from xmsim.reference.kernels.kv_cache import KvCache  # noqa: E402
@@ -99,3 +100,74 @@ def test_a_tie_of_different_scores_is_reported(device):
     certain.predict_with(4, k_max=7.0)
     found = predicted_xm_words(q.bfloat16().to(device), certain, lists="group_sum", **limits)
     assert found.doubtful.tolist() == [0] and int(found.words[0, 0]) == 1 << 7
+
+
+LISTS = {"head": lambda scores, kv_heads: scores, "group_sum": group_sum_scores, "group_max": group_max_scores}
+
+
+def undecided(q, ours, cpu, device, **limits):
+    """How many lists are doubtful; all others are the CPU's."""
+    found = predicted_xm_words(q.to(device), ours, **limits)
+    wanted = judge(q[:, None], cpu, **limits)[:, 0]
+    doubtful = found.doubtful.cpu().numpy() != 0
+    np.testing.assert_array_equal(found.words.cpu().numpy().view(np.uint64)[~doubtful], wanted[~doubtful])
+    return int(doubtful.sum())
+
+
+@pytest.mark.parametrize("lists", LISTS)
+@pytest.mark.parametrize("scale", [1e-8, 1e-6, 3e-5])
+def test_scores_that_float32_cannot_tell_apart_are_ranked_in_float64(device, lists, scale):
+    """Probabilities differ by little more than `scale`, and blocks hold nearly the same: everything is near a cut and near 1."""
+    ours, cpu = caches(2, 330, 64, 6, device)
+    q = torch.randn(8, 64, generator=torch.Generator().manual_seed(4)).bfloat16()
+    for limits in ({}, {"kept_high": 1, "kept_low": 1}, {"kept_high": 40, "kept_low": 17, "threshold_low": 1.0}):
+        assert undecided(q, ours, cpu, device, group=2, lists=lists, scale=scale, **limits) == 0
+
+
+@pytest.mark.parametrize("lists", LISTS)
+@pytest.mark.parametrize("away", [0.0, 1e-15, -1e-15, 1e-13, 1e-9, -1e-9, 1e-6, -1e-6])
+def test_a_threshold_at_a_block_s_own_share_is_doubtful_or_right(device, lists, away):
+    ours, cpu = caches(1, 300, 64, 4, device)
+    q = torch.randn(4, 64, generator=torch.Generator().manual_seed(6)).bfloat16()
+    keys = ours.k[:, :300].float().cpu().numpy()
+    scores = predict_scores(q[:, None].float().numpy(), keys, group=2, bits=4, scale=64**-0.5, k_max=ours.codes.k_max)
+    weights = np.exp(np.float64(LISTS[lists](scores, kv_heads=1))[:, 0])
+    shares = np.add.reduceat(weights, range(0, 300, 64), axis=1) / weights.sum(axis=1, keepdims=True) * (300 / 64)
+    for threshold in np.sort(shares[0])[1:4] * (1 + away):
+        for limits in ({"threshold_high": threshold, "threshold_low": 0.0}, {"threshold_high": 9.0, "threshold_low": threshold}):
+            doubts = undecided(q, ours, cpu, device, group=2, lists=lists, **limits)
+            assert doubts == 0 or abs(away) < 1e-12
+
+
+@pytest.mark.parametrize("lists", LISTS)
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize(("bits", "sharing"), [(2, 8), (2, 2), (4, 3), (8, 5), (3, 1)])
+def test_few_codes_with_many_ties_are_ranked_as_the_cpu_does(device, either_order, bits, sharing, dim, lists):
+    ours, cpu = caches(2, 200, dim, bits, device, seed=bits)
+    make = torch.Generator().manual_seed(sharing)
+    heads = (4 * torch.randn(2, 1, dim, generator=make)).repeat(1, sharing, 1)
+    heads[:, sharing // 2 :] *= 0.5  # heads with the same order of scores, or the same scores
+    undecided(heads.flatten(0, 1).bfloat16(), ours, cpu, device, group=4, lists=lists, threshold_low=0.0, kept_low=5)
+
+
+@pytest.mark.parametrize("lists", LISTS)
+def test_a_head_far_below_the_others_and_blocks_far_below_their_row_are_ranked_right(device, lists):
+    """Differences of hundreds: factors and weights that float32 has no room for."""
+    ours, cpu = caches(1, 400, 64, 4, device)
+    q = torch.randn(4, 64, generator=torch.Generator().manual_seed(8))
+    for sharpness in (5.0, 50.0, 400.0):
+        undecided((sharpness * q).bfloat16(), ours, cpu, device, group=1, lists=lists, threshold_low=0.0, kept_low=9)
+
+
+@pytest.mark.parametrize("lists", LISTS)
+def test_long_caches_are_cut_into_parts_and_chunks(device, lists):
+    ours, cpu = caches(1, 64 * 230 + 7, 64, 4, device)
+    q = (2 * torch.randn(8, 64, generator=torch.Generator().manual_seed(5))).bfloat16()
+    assert undecided(q, ours, cpu, device, group=2, lists=lists) == 0
+
+
+def test_a_lone_block_is_its_row_and_never_doubtful(device):
+    ours, cpu = caches(1, 64, 64, 4, device)
+    q = torch.randn(4, 64, generator=torch.Generator().manual_seed(7)).bfloat16()
+    for lists in LISTS:
+        assert undecided(q, ours, cpu, device, group=2, lists=lists) == 0  # its share is 1, the upper threshold

@@ -7,10 +7,12 @@ torch = pytest.importorskip("torch")
 from xmsim.reference.formats.column_bitmap import ColumnBitmap  # noqa: E402
 from xmsim.reference.formats.macko import Macko  # noqa: E402
 from xmsim.reference.formats.tca_bme import TcaBme  # noqa: E402
-from xmsim.reference.kernels.cuda import linear, weights  # noqa: E402
+from xmsim.reference.kernels.cuda import linear, weight_checks, weights  # noqa: E402
 
 SHAPES = ((72, 136), (130, 520))  # out_features, in_features
+LONG = (40, 4168)  # a warp that lists active inputs does so a second time, with some left from the first
 DTYPES = {torch.bfloat16: 8e-3, torch.float16: 1e-3}  # with the rounding of one result
+FORMS = (weights.GpuTcaBme, weights.GpuColumnBitmap, weights.GpuMacko)
 SPARSE = {"tca_bme": (TcaBme, weights.GpuTcaBme, linear.tca_bme_linear), "macko": (Macko, weights.GpuMacko, linear.macko_linear)}
 
 
@@ -71,16 +73,49 @@ def test_inactive_inputs_count_as_zero(device, either_order, shape, tokens, dtyp
         assert_close(teal, expected(kept, weight, bias), DTYPES[dtype])
 
 
-@pytest.mark.parametrize("inputs", [8, 2504, 20488])  # the last takes more than one step
-def test_active_inputs_are_listed_in_their_order(device, either_order, inputs):
-    x = torch.randn(2, inputs, generator=torch.Generator().manual_seed(3)).bfloat16()
-    found = linear.active_inputs(x.to(device), 0.5)
-    for token, row in enumerate(x.float()):
-        (wanted,) = torch.where(row.abs() > 0.5)
-        count = int(found.counts[token])
-        assert count == len(wanted)
-        assert torch.equal(found.indices[token, :count].cpu(), wanted.int())
-        assert torch.equal(found.values[token, :count].cpu(), row[wanted])
+@pytest.mark.parametrize("threshold", [0.0, 0.7, 2.5])  # all inputs active, half, a few
+def test_every_active_input_counts_once_however_many_a_warp_lists(device, either_order, threshold):
+    weight, x, bias = problem(*LONG, 1, torch.bfloat16)
+    kept = torch.where(x.float().abs() > threshold, x, torch.zeros_like(x))
+    packed = weights.GpuColumnBitmap.of(ColumnBitmap.from_dense(weight), device)
+    x, columns, bias = x.to(device), weight.T.contiguous().to(device), bias.to(device)
+    assert_close(linear.spdp_linear(x, packed, bias, threshold=threshold), expected(kept, weight, bias.cpu()), 8e-3)
+    assert_close(linear.teal_linear(x, columns, bias, threshold=threshold), expected(kept, weight, bias.cpu()), 8e-3)
+
+
+def test_weights_of_inactive_inputs_take_no_part_even_if_they_are_infinite(device, either_order):
+    weight, x, _ = problem(72, 520, 1, torch.float16)
+    inactive = x[0].float().abs() <= 0.7
+    wanted = expected(x.masked_fill(inactive, 0), weight)
+    weight[:, inactive] = torch.inf
+    packed = weights.GpuColumnBitmap.from_dense(weight.to(device))
+    for y in (
+        linear.spdp_linear(x.to(device), packed, threshold=0.7),
+        linear.teal_linear(x.to(device), weight.T.contiguous().to(device), threshold=0.7),
+    ):
+        assert_close(y, wanted, 1e-3)
+
+
+@pytest.mark.parametrize("shortest", [0, 300, 900])  # of which none, one or three steps of a warp are equal in all rows
+def test_a_row_of_any_length_ends_where_it_ends(device, either_order, shortest):
+    make = torch.Generator().manual_seed(5)
+    weight = torch.zeros(34, 4104)
+    for row in range(34):  # gaps are longer than four bits say, too
+        kept = torch.randperm(4104, generator=make)[: shortest + 24 * row]
+        weight[row, kept] = torch.randn(len(kept), generator=make)
+    weight, x = weight.half(), torch.randn(1, 4104, generator=make).half()
+    for packed in (weights.GpuMacko.of(Macko.from_dense(weight), device), weights.GpuMacko.from_dense(weight.to(device))):
+        assert packed.equal_values == shortest // 256 * 256
+        weight_checks.check_macko(packed)
+        y = linear.macko_linear(x.to(device), packed)
+        torch.testing.assert_close(y.cpu().double(), expected(x, weight), rtol=2e-3, atol=2e-2)
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 5, 16])
+def test_a_warp_goes_on_beyond_the_offsets_it_looked_up_at_once(device, either_order, tokens):
+    weight, x, _ = problem(20, 33 * 8 * 64 + 8, tokens, torch.bfloat16)  # 34 GroupTiles for a warp, which looks up 32
+    y = linear.tca_bme_linear(x.to(device), weights.GpuTcaBme.of(TcaBme.from_dense(weight), device))
+    assert_close(y, expected(x, weight), 8e-3)
 
 
 def test_an_input_that_is_not_a_number_shows(device):
@@ -101,10 +136,15 @@ def test_weights_that_are_all_zero_give_the_bias(device, name):
 
 
 def test_two_runs_give_the_same_bits(device):
-    weight, x, _ = problem(130, 520, 3, torch.bfloat16)
-    packed = weights.GpuColumnBitmap.of(ColumnBitmap.from_dense(weight), device)
-    runs = [linear.spdp_linear(x.to(device), packed, threshold=0.3) for _ in range(2)]
-    assert torch.equal(*runs)
+    weight, x, _ = (part.to(device) for part in problem(136, 520, 3, torch.bfloat16))
+    columns, bitmap, by_columns, rows = weight.T.contiguous(), *(form.from_dense(weight) for form in FORMS)
+    for multiply in (
+        lambda: linear.spdp_linear(x, by_columns, threshold=0.3),
+        lambda: linear.teal_linear(x, columns, threshold=0.3),
+        lambda: linear.tca_bme_linear(x, bitmap),
+        lambda: linear.macko_linear(x, rows),
+    ):
+        assert torch.equal(multiply(), multiply())
 
 
 def test_no_tokens_give_no_rows(device):
@@ -126,7 +166,5 @@ def test_what_the_kernels_cannot_read_is_refused(device):
         linear.tca_bme_linear(x.new_zeros(17, 64), weights.GpuTcaBme.of(TcaBme.from_dense(weight.cpu()), device))
     with pytest.raises(ValueError, match="threshold: nan must be a number of at least 0"):
         linear.teal_linear(x, weight, threshold=float("nan"))
-    with pytest.raises(ValueError, match="x: 60 inputs; a multiple of 8 is needed"):
-        linear.active_inputs(x.new_zeros(2, 60), 0.5)
     with pytest.raises(ValueError, match="weights: float32 is not multiplied on the GPU; pack them as bfloat16"):
         weights.GpuTcaBme.of(TcaBme.from_dense(torch.zeros(64, 64)), device)

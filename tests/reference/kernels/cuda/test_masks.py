@@ -204,6 +204,23 @@ def test_codes_are_those_of_the_reference_ties_and_halves_among_them(device: str
             assert not code[..., 24:].any()
 
 
+@pytest.mark.parametrize("rule", ["xm", "xm, blocks of 32", "xm_causal", "nm"])
+@pytest.mark.parametrize(("scale", "packed"), [(1e-6, True), (1e-3, True), (1.0, True), (1e5, False)])
+def test_products_up_to_the_limits_of_16_bits_are_ranked_and_added_up(rule: str, scale: float, packed: bool, device: str):
+    """6 bits, 1:4, 128 channels: sums of up to 30752 either way; nearly equal, ordinary and sharp scores."""
+    rng = np.random.default_rng(3)
+    q, k = np.full((1, 70, 128), 1e-3, np.float32), rng.choice([-1.0, 1.0], (1, 150, 128)).astype(np.float32)
+    q[:, :, ::4] = rng.choice([-1.0, 1.0], (1, 70, 32))
+    k[0, 5, ::4], k[0, 70, ::4] = q[0, 69, ::4], -q[0, 69, ::4]  # the largest and the smallest product
+    k[0, 100:140] = k[0, :40]
+    source = ScoreSource(q, k, scale, LowBit(4, 6))
+    codes = codes_of(source, device)
+    assert masks._packed(codes, masks.Rule.of_xm(0, 150, **XM))[1] == packed
+    assert not masks._packed(replace(codes, slopes=codes.factor), masks.Rule.of_xm(0, 150, **XM))[1]
+    make, judge, parameters = RULES[rule]
+    np.testing.assert_array_equal(make(source, device="cuda", **parameters).keep(), reference(source, judge, parameters))
+
+
 def test_a_part_of_the_heads_and_queries_is_that_part_of_the_mask(device: str):
     source = source_of("sliding window")
     low = LowBit(2, 4, float(np.abs(source.q).max()), float(np.abs(source.k).max()))

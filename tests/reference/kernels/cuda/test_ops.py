@@ -26,8 +26,8 @@ def cases(device, tokens):
     some = torch.nn.functional.linear(x.masked_fill(x.abs() <= 0.5, 0).double(), weight.double(), b.double())
     found = torch.ops.xmsim
     return {
-        "tca_bme": (found.tca_bme_linear, (x, *parts_of(tca), OUT, IN, tca.most_values, b), whole),
-        "macko": (found.macko_linear, (x, *parts_of(macko), OUT, IN, b), whole),
+        "tca_bme": (found.tca_bme_linear, (x, *parts_of(tca), OUT, IN, b), whole),
+        "macko": (found.macko_linear, (x, *parts_of(macko), OUT, IN, macko.equal_values, b), whole),
         "teal": (found.teal_linear, (x, weight.t().contiguous(), 0.5, b), some),
         "spdp": (found.spdp_linear, (x, *parts_of(spdp), OUT, IN, 0.5, b), some),
         "unpacked": (found.unpacked_columns, (*parts_of(spdp), OUT, IN), weight.double()),
