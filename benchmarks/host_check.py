@@ -29,6 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from xmsim.accel_models.host.constants import HostConstants
 from xmsim.accel_models.host.cross_check import checked
+from xmsim.reference.attention import group_sum_scores, predict_scores
 from xmsim.reference.kernels import DenseLinear, Int8SparseLinear, SparseLinear, native
 from xmsim.reference.kernels.attention import sparse_attention
 from xmsim.reference.kernels.kv_cache import KvCache, decode_attention, predicted_xm_words
@@ -39,6 +40,7 @@ from xmsim.workloads.measuring.calibration.calibrate import calibrate, unsteady
 from xmsim.workloads.measuring.calibration.core_rates import MINUTE_GROUP, CoreRates, cache_bytes
 from xmsim.workloads.measuring.calibration.record import CalibrationRecord
 from xmsim.workloads.measuring.calibration.whole_calls import MASKS
+from xmsim.workloads.measuring.decided_again import decided_again
 from xmsim.workloads.measuring.host_check_record import (
     DECODE,
     LINEAR,
@@ -115,7 +117,8 @@ def check_linears(check: Check, threads: tuple[int, ...], quick: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     for in_features, out_features in LINEAR_SHAPES[:1] if quick else LINEAR_SHAPES:
         weight, order = (make(out_features, in_features, generator=generator) for make in (torch.randn, torch.rand))
-        layers = {kind: layer_copies(kind, weight, order) for kind in LINEAR_KERNELS}
+        with torch.inference_mode():
+            layers = {kind: layer_copies(kind, weight, order) for kind in LINEAR_KERNELS}
         for count, tokens in product(threads, LINEAR_TOKENS[:2] if quick else LINEAR_TOKENS):
             x = torch.randn(tokens, in_features, generator=generator)
             calls = {}
@@ -128,7 +131,7 @@ def check_linears(check: Check, threads: tuple[int, ...], quick: bool) -> None:
 
 
 def layer_copies(kind: tuple[str, str, float], weight: torch.Tensor, order: torch.Tensor) -> Iterator[Call]:
-    """So many copies of a layer that none is in a cache when its turn comes."""
+    """So many copies of a layer that none is in a cache when its turn comes; each was called once, as packed weights are looked at then."""
     kernel, element, sparsity = kind
     kept = torch.where(order < sparsity, 0, weight)
 
@@ -143,7 +146,11 @@ def layer_copies(kind: tuple[str, str, float], weight: torch.Tensor, order: torc
         return layer, layer.nbytes
 
     first, nbytes = make()
-    return cycle([first, *(make()[0] for _ in range(2 * cache_bytes()["l3"] // nbytes + 1))])
+    copies = [first, *(make()[0] for _ in range(2 * cache_bytes()["l3"] // nbytes + 1))]
+    x = torch.zeros(1, weight.shape[1], dtype=torch.float32 if element == "float32" else torch.bfloat16)
+    for copy in copies:
+        copy(x)
+    return cycle(copies)
 
 
 def call_next(turns: Iterator[Call], x: torch.Tensor) -> Any:
@@ -199,11 +206,18 @@ def check_decodes(check: Check, threads: tuple[int, ...], quick: bool) -> None:
         shape = {"tokens": tokens, "heads": HEADS, "kv_heads": KV_HEADS, "head_dim": HEAD_DIM}
         grouped = q.view(1, KV_HEADS, HEADS // KV_HEADS, HEAD_DIM)
         density = float(chosen.mean())
+        weights = group_sum_scores(
+            predict_scores(*(x.float().numpy() for x in (q, k)), group=2, bits=4, scale=HEAD_DIM**-0.5), kv_heads=KV_HEADS
+        )[:, 0]
+        again = decided_again(weights, kept_high=16, kept_low=8, threshold_high=1.0, threshold_low=0.1)
         calls: dict[str, tuple[Series, Call]] = {
             "torch": ((DECODE, "torch", "bfloat16", shape | {"kv_density": 1.0}), partial(sdpa, grouped, own_k[None], own_v[None])),
             "dense": ((DECODE, "dense", "bfloat16", shape | {"kv_density": 1.0}), partial(decode_attention, q, cache)),
             "sparse": ((DECODE, "sparse", "bfloat16", shape | {"kv_density": density}), partial(decode_attention, q, cache, words)),
-            "predicted": ((PREDICTION, "xm", "bfloat16", shape | {"bits": 4}), partial(predicted_xm_words, q, cache, group=2)),
+            "predicted": (
+                (PREDICTION, "xm", "bfloat16", shape | {"bits": 4, "classified_again": again.classified, "ranked_again": again.ranked}),
+                partial(predicted_xm_words, q, cache, group=2),
+            ),
         }
         for count in threads:
             check.measure(count, calls, cold=True)

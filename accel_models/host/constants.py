@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from xmsim.configs.errors import ConfigError, XmsimError
 from xmsim.configs.schema import Config, PositiveFloat, PositiveInt, check_config
 from xmsim.configs.shipped import find_config
 from xmsim.configs.yaml_file import YamlDocument, read_yaml
+from xmsim.workloads.measuring.calibration.core_rates import OVERLAP_GROUPS
 from xmsim.workloads.measuring.calibration.record import CalibrationRecord, read_calibration
 
 FOLDER = "hosts"
@@ -84,18 +86,17 @@ class HostConstants:
     def sharpness(self, threads: int) -> float:
         """How well reading from memory hides behind products: p of `overlapped_ns`, from rows that were read from memory and multiplied.
 
-        The middle one of what 1, 4 and 8 tokens a row say. A softer knee than a sum, or a sharper one than can be told, is cut off.
+        Told from that of 1, 4 and 8 tokens a row whose products take most nearly as long as reading: where one is far shorter, its end
+        is hidden behind any knee. A softer knee than a sum, or a sharper one than can be told, is cut off.
         """
         if self.stated_sharpness is not None:
             return self.stated_sharpness
-        found = sorted(self._sharpness(threads, group) for group in (1, 4, 8))
-        return found[1]
-
-    def _sharpness(self, threads: int, group: int) -> float:
-        of = {"element": "bfloat16", "stored": "whole", "group": group, "words": "many", "threads": threads}
-        read, products = self.ns("read", **{"from": MEMORY, "threads": threads}), self.ns("row", **of, **{"from": "l1"})
-        together = self.ns("row", **of, **{"from": MEMORY})
-        longer, shorter = max(read, products), min(read, products)
+        read = self.ns("read", **{"from": MEMORY, "threads": threads})
+        rows = {"element": "bfloat16", "stored": "whole", "words": "many", "threads": threads}
+        products = {group: self.ns("row", **rows, group=group, **{"from": "l1"}) for group in OVERLAP_GROUPS}
+        group = min(products, key=lambda size: abs(math.log(products[size] / read)))
+        together = self.ns("row", **rows, group=group, **{"from": MEMORY})
+        longer, shorter = max(read, products[group]), min(read, products[group])
         soft, sharp = SOFTEST, SHARPEST
         for _ in range(40):  # the knee's time falls with its sharpness
             middle = (soft + sharp) / 2
@@ -104,6 +105,10 @@ class HostConstants:
             else:
                 sharp = middle
         return soft
+
+    def call_ns(self, of: str, passed_bytes: float = 0.0) -> float:
+        """What a call costs before its work: more where so many bytes, since the last one, have driven its code out of the caches."""
+        return self.ns("call", of=of, **{"from": "l3" if passed_bytes <= self.cache_bytes["l3"] else MEMORY})
 
     def drifted(self, *, core: float = 1.0, memory_line_ns: dict[int, float] | None = None) -> HostConstants:
         """The same host at another minute: steps of the core take `core` times as long, and lines from memory what was measured then.

@@ -11,12 +11,12 @@ from typing import Literal
 from xmsim.accel_models.host.constants import LINE_BYTES, MEMORY, HostConstants
 from xmsim.accel_models.host.prediction import HostPrediction, overlapped_ns
 from xmsim.workloads.linear import LinearWorkload
+from xmsim.workloads.measuring.calibration.core_rates import BLOCK_COLUMNS, CHUNK_GROUP, CHUNK_TIMES, PACKED_GROUPS, STORED_SPARSITY
 
 Element = Literal["float32", "bfloat16", "int8"]
 Stored = Literal["dense", "sparse"]
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
-BLOCK_COLUMNS = 32  # outputs of a part of the work
 ROW_WORDS, WORD_BYTES, TILE_ROWS = 16, 4, 16
 FEW_WORDS = 256  # of a token: those of 12 tokens still lie in L1 beside the rows
 GROUP_SIZES = (1, 2, 3, 4, 6, 8, 12)
@@ -87,21 +87,37 @@ def linear(
         products = row_ns(host, group_size(shape.tokens), element, "whole" if stored == "dense" else "expanded", words, threads)
         row = overlapped_ns(memory, products, host.sharpness(threads))
     else:
-        # memory rests while the other groups of a chunk of rows are multiplied, and starts a burst with the next chunk
-        burst = weights_in == MEMORY and host.has("burst")
-        memory = lines * host.ns("burst", **{"from": MEMORY, "row_bytes": 256, "threads": threads}) if burst else streamed
+        # memory rests while the other groups of a chunk of rows are multiplied, and starts again with the next chunk
+        memory = lines * _chunk_line_ns(host, stored, threads) if weights_in == MEMORY and host.has("chunk") else streamed
         products = _groups_row_ns(host, shape.tokens, element, stored, threads)
         row = memory + products
-    inputs = 0.0
-    if element == "int8":
-        inputs = shape.tokens * shape.in_features / LINE_BYTES * host.ns("quantise", element="bfloat16", threads=1)
-        inputs /= min(threads, -(-shape.tokens // group_size(shape.tokens)))  # a group of tokens is made ready by one thread
+    group = group_size(shape.tokens)
+    packing = host.ns("pack", element=element, group=PACKED_GROUPS[group > 1], threads=1)
+    inputs = shape.tokens * shape.in_features / LINE_BYTES * packing / min(threads, -(-shape.tokens // group))  # a group by one thread
+    outputs = -(-blocks // threads) * shape.tokens * host.ns("finish", element=element, threads=1)
     fork = 2 * host.ns("fork", threads=threads) if threads > 1 else 0.0
-    call = host.ns("call", of="linear")
+    call = host.call_ns("linear", weight_bytes(shape, element, stored) if weights_in == MEMORY else 0)
     return HostPrediction(
-        ns=call + fork + inputs + block_rows * row,
-        parts_ns={"call": call, "fork": fork, "inputs": inputs, "memory": block_rows * memory, "products": block_rows * products},
+        ns=call + fork + inputs + block_rows * row + outputs,
+        parts_ns={
+            "call": call,
+            "fork": fork,
+            "inputs": inputs,
+            "memory": block_rows * memory,
+            "products": block_rows * products,
+            "outputs": outputs,
+        },
     )
+
+
+def _chunk_line_ns(host: HostConstants, stored: Stored, threads: int) -> float:
+    """A line of a chunk of rows that is multiplied several times before memory is asked for the next: what products do not hide."""
+    form = "whole" if stored == "dense" else "expanded"
+    row = CHUNK_TIMES * row_ns(host, CHUNK_GROUP, "bfloat16", "whole", FEW_WORDS, threads)
+    if stored == "sparse":
+        row += host.ns("expand", element="bfloat16", threads=threads)
+    lines = 1.0 if stored == "dense" else 1 - STORED_SPARSITY + 1 / 16
+    return max(0.0, host.ns("chunk", **{"stored": form, "from": MEMORY, "threads": threads}) - row) / lines
 
 
 def _groups_row_ns(host: HostConstants, tokens: int, element: Element, stored: Stored, threads: int) -> float:

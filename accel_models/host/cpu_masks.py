@@ -1,4 +1,4 @@
-"""Masks on a core: a pair of query and key takes what it took in the calibration's small shape.
+"""Masks on a core: a pair of query and key takes what lies on a line through two lengths of the calibration.
 
 How long a selection searches depends on the scores, so its steps are not modelled one by one; top-k, whose search is over whole rows, has
 no model at all.
@@ -6,11 +6,11 @@ no model at all.
 
 from __future__ import annotations
 
+from xmsim.accel_models.host.black_box import pair_ns
 from xmsim.accel_models.host.constants import HostConstants
 from xmsim.accel_models.host.prediction import HostPrediction
 from xmsim.workloads.attention import AttentionWorkload
-
-MEASURED_DIMS = (64, 128)
+from xmsim.workloads.measuring.calibration.whole_calls import MASK_TOKENS
 
 
 def mask(host: HostConstants, workload: AttentionWorkload, *, rule: str, bits: int, threads: int) -> HostPrediction:
@@ -22,7 +22,6 @@ def mask(host: HostConstants, workload: AttentionWorkload, *, rule: str, bits: i
     Raises:
         MissingConstantError: the host does not say what this rule takes.
     """
-    low, high = (host.ns("mask", rule=rule, bits=bits, head_dim=dim, threads=threads) for dim in MEASURED_DIMS)
-    pair = low + (high - low) * (workload.head_dim - MEASURED_DIMS[0]) / (MEASURED_DIMS[1] - MEASURED_DIMS[0])
+    pair = pair_ns(host, "mask", MASK_TOKENS, workload, rule=rule, bits=bits, threads=threads)
     pairs = workload.heads * workload.allowed_pairs() * pair
     return HostPrediction(pairs, {"pairs": pairs})

@@ -8,6 +8,7 @@ from pathlib import Path
 from xmsim.accel_models.host.constants import HostConstants, MissingConstantError, load_host
 from xmsim.accel_models.host.host_run import predict
 from xmsim.accel_models.host.measured_runs import measured_runs
+from xmsim.accel_models.host.run_shape import check_run
 from xmsim.configs.errors import XmsimError
 from xmsim.configs.record import record_kind
 from xmsim.workloads.measuring.host_check_record import (
@@ -45,6 +46,7 @@ def cross_check(records: Sequence[Path], host: str | Path | None = None) -> Cros
         left_out.extend(left)
         for run in measured:
             try:
+                check_run(run, str(path))
                 runs.extend(checked(constants, run, path.name))
             except MissingConstantError as error:
                 left_out.append(LeftOut(path.name, series_name(run), str(error)))

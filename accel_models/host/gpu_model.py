@@ -6,7 +6,7 @@ Formulas are those of the GPU note: of units that work side by side the longest 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pydantic
@@ -14,12 +14,13 @@ import pydantic
 from xmsim.accel_models.host.constants import FOLDER, host_document
 from xmsim.accel_models.host.cpu_linear import ELEMENT_BYTES, LinearShape, weight_bytes
 from xmsim.accel_models.host.prediction import HostPrediction
-from xmsim.configs.schema import Config, PositiveFloat, PositiveInt, Share, check_config
+from xmsim.configs.schema import Config, PositiveInt, Share, check_config
 from xmsim.configs.shipped import find_config
 from xmsim.workloads.attention import AttentionWorkload
 
 BLOCK = 64  # keys and query rows of a tile
-Efficiency = Share
+Efficiency = Annotated[Share, pydantic.Field(ge=1e-3)]
+Rate = Annotated[float, pydantic.Field(ge=1e-3, le=1e12)]
 
 
 class GpuConfig(Config):
@@ -29,23 +30,23 @@ class GpuConfig(Config):
     validated: Literal[False]  # until a record of measurements stands beside it
     multiprocessors: PositiveInt
     clock_mhz: PositiveInt
-    tensor_bf16_tflops: PositiveFloat
-    tensor_int8_tops: PositiveFloat
+    tensor_bf16_tflops: Rate
+    tensor_int8_tops: Rate
     exponentials_per_clock: PositiveInt  # of a multiprocessor, as the next three
     integers_per_clock: PositiveInt
     popcounts_per_clock: PositiveInt
     warp_instructions_per_clock: PositiveInt
     shared_bytes_per_clock: PositiveInt
-    l2_gb_s: PositiveFloat
-    memory_gb_s: PositiveFloat  # usable, not nominal
+    l2_gb_s: Rate
+    memory_gb_s: Rate  # usable, not nominal
     l2_bytes: PositiveInt
-    launch_us: PositiveFloat
+    launch_us: Rate
     dense_efficiency: Efficiency  # of the tensor rate: fused attention, large products
     skip_efficiency: Efficiency  # of the dense kernel's rate: attention that skips tiles
     gather_efficiency: Efficiency  # of streaming: rows of 256 bytes in ascending order
-    bitmap_instructions_per_tile: PositiveFloat  # warp instructions to decode 8 x 8 weights
-    bitmap_popcount_clocks_per_tile: PositiveFloat
-    selection_instructions_per_score: PositiveFloat
+    bitmap_instructions_per_tile: Rate  # warp instructions to decode 8 x 8 weights
+    bitmap_popcount_clocks_per_tile: Rate
+    selection_instructions_per_score: Rate
     sources: dict[str, str]
 
     @pydantic.model_validator(mode="after")

@@ -4,7 +4,7 @@
     linear       in_features, out_features, tokens, sparsity
     prefill      tokens, heads, kv_heads, head_dim, kept: keys of every 64 (64: dense)
     decode       tokens, heads, kv_heads, head_dim, kv_density; lists shared by the heads of a KV head
-    prediction   tokens, heads, kv_heads, head_dim, bits
+    prediction   tokens, heads, kv_heads, head_dim, bits, classified_again, ranked_again: lists that were decided in float64 (0: not said)
     mask         tokens, heads, kv_heads, head_dim, bits (0: exact scores)
 """
 
@@ -38,7 +38,8 @@ def predict(host: HostConstants, run: HostRun) -> HostPrediction:
     if run.operation == MASK:
         return cpu_masks.mask(host, workload, rule=run.kernel, bits=run.shape["bits"], threads=run.threads)
     if run.operation == PREDICTION:
-        return cpu_attention.predict_xm(host, workload, bits=run.shape["bits"], threads=run.threads)
+        again = {name: int(run.shape.get(name, 0)) for name in ("classified_again", "ranked_again")}
+        return cpu_attention.predict_xm(host, workload, bits=run.shape["bits"], threads=run.threads, **again)
     if run.operation == PREFILL:
         model = {TORCH: torch_cpu.prefill, DENSE: cpu_attention.prefill, SPARSE: cpu_attention.prefill}
     elif run.operation == DECODE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -23,6 +24,24 @@ class HostPrediction:
     def bound_by(self) -> str:
         """The part that alone would take longest."""
         return max(self.parts_ns, key=lambda part: self.parts_ns[part])
+
+
+def between(points: dict[float, float], at: float) -> float:
+    """On the line through two measured points {place: value}."""
+    (first, low), (second, high) = points.items()
+    return low + (high - low) * (at - first) / (second - first)
+
+
+def by_turns_ns(alone_ns: float, crowded_ns: float, elsewhere_ns: float) -> float:
+    """Time that a thread spends with memory, while all threads do now that and now something of their own.
+
+    Args:
+        alone_ns, crowded_ns: the same if no other thread asked, and if all others did all the time.
+        elsewhere_ns: what each spends without memory.
+    Source: t = alone + (crowded - alone) * t / (t + elsewhere): another thread asks in that share of the time.
+    """
+    rest = crowded_ns - elsewhere_ns
+    return (rest + math.sqrt(rest * rest + 4 * alone_ns * elsewhere_ns)) / 2
 
 
 def overlapped_ns(first_ns: float, second_ns: float, sharpness: float) -> float:

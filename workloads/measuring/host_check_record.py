@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from xmsim.configs.codec import decode, encode
+from xmsim.configs.errors import RecordError
 from xmsim.configs.record import read_record, write_record
 from xmsim.workloads.measurement import Host, Timing
-from xmsim.workloads.measuring.calibration.record import CalibrationRecord
+from xmsim.workloads.measuring.calibration.record import CalibrationRecord, check_calibration
 
 HOST_CHECK_VERSION = 1
 CROSS_CHECK_VERSION = 1
+LEAST_MS, MOST_MS = 1e-9, 1e9  # of a kernel, measured or predicted
 
 LINEAR, PREFILL, DECODE, PREDICTION, MASK = "linear", "prefill", "decode", "prediction", "mask"
 
@@ -113,7 +115,9 @@ def read_host_check(path: Path) -> HostCheckRecord:
     Raises:
         RecordError: not such a file, a later version, or a value is missing or of the wrong type.
     """
-    return decode(HostCheckRecord, read_record(path, "host_check", HOST_CHECK_VERSION), str(path))
+    record = decode(HostCheckRecord, read_record(path, "host_check", HOST_CHECK_VERSION), str(path))
+    check_calibration(record.calibration, f"{path}: calibration")
+    return record
 
 
 def write_cross_check(path: Path, record: CrossCheckRecord) -> None:
@@ -122,5 +126,9 @@ def write_cross_check(path: Path, record: CrossCheckRecord) -> None:
 
 
 def read_cross_check(path: Path) -> CrossCheckRecord:
-    """Read them; raises as `read_host_check`."""
-    return decode(CrossCheckRecord, read_record(path, "cross_check", CROSS_CHECK_VERSION), str(path))
+    """Read them; raises as `read_host_check`, and where a time is none."""
+    record = decode(CrossCheckRecord, read_record(path, "cross_check", CROSS_CHECK_VERSION), str(path))
+    for number, run in enumerate(record.runs):
+        if not all(LEAST_MS <= ms <= MOST_MS for ms in (run.measured_ms, run.first_quartile_ms, run.third_quartile_ms, run.predicted_ms)):
+            raise RecordError(f"{path}: runs[{number}]: {LEAST_MS:g} to {MOST_MS:g} ms are needed; was the file edited? predict again")
+    return record

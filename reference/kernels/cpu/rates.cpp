@@ -5,10 +5,15 @@
 // compiler drops the work. 0: this processor has no AVX-512, whose steps these are.
 #include "attention.h"
 #include "isa.h"
+#include "linear_cursors.h"
+#include "linear_expand.h"
+#include "linear_finish.h"
+#include "linear_tokens.h"
 #include "team.h"
 #include "tiles.h"
 
 #include <utility>
+#include <vector>
 
 #if XM_X86
 #if !defined(__clang__)
@@ -66,19 +71,6 @@ XM_AVX512 uint64_t read_rows(const char* rows, const int32_t* list, int64_t coun
 }
 
 // Elements of a row of sixteen words, in the order of the Python side.
-struct Float32 {
-  using Bits = uint32_t;
-  using Mask = uint16_t;  // one bit for each element of a row
-};
-struct Bfloat16 {
-  using Bits = uint16_t;
-  using Mask = uint32_t;
-};
-struct Int8 {
-  using Bits = uint8_t;
-  using Mask = uint64_t;
-};
-
 template <class F>
 auto with_element(int element, const F& f) {
   switch (element) {
@@ -88,7 +80,8 @@ auto with_element(int element, const F& f) {
   }
 }
 
-constexpr int kRowWords = 16, kFoldRows = 64;  // rows whose products are added up before they join a sum in memory
+constexpr int64_t kChunkWords = 16 * kTileWords;  // at most, as in linear_rows.cpp
+constexpr int kFoldRows = 64;  // rows whose products are added up before they join a sum in memory
 
 XM_AVX512 XM_INLINE __m512i multiply_add(Float32, __m512i sums, __m512i row, uint32_t x) {
   return (__m512i)_mm512_fmadd_ps((__m512)row, (__m512)_mm512_set1_epi32(x), (__m512)sums);
@@ -211,17 +204,23 @@ uint64_t exponentials(const float* values, int64_t count, int64_t passes) {
   return static_cast<uint64_t>(sum(sums[0] + sums[1] + sums[2] + sums[3]) * 1e3f);
 }
 
-// `lists` rows against `count` listed keys each: what one call of the attention kernel's inner step takes.
+// Rows of a tile by turns, each against the keys that its mask words keep, at most 64: what the attention kernel's inner step takes, the
+// list of keys made just before it. q [row_count, dim], words [row_count, words_a_row].
 template <class T>
-uint64_t attend_lists(const T* q, const T* keys, const T* values, const int32_t* lists, int64_t list_count, int count, int dim,
-                      int64_t passes) {
+uint64_t attend_rows(const T* q, const T* keys, const T* values, const uint64_t* words, int64_t row_count, int words_a_row, int dim,
+                     int64_t passes) {
+  alignas(64) int32_t list[kRangeKeys + kWordKeys];
   alignas(64) float scores[kPieceKeys];
-  float* row = static_cast<float*>(thread_scratch((dim + 2) * sizeof(float)));
-  clear_row(row, dim);
+  const int64_t row_floats = dim + 2;
+  float* rows = static_cast<float*>(thread_scratch(row_count * row_floats * sizeof(float)));
+  for (int64_t i = 0; i < row_count; ++i) clear_row(rows + i * row_floats, dim);
   for (int64_t pass = 0; pass < passes; ++pass, again())
-    for (int64_t i = 0; i < list_count; ++i)
-      attend(row, q, keys, dim, values, dim, lists + i * kPieceKeys, count, dim, 0.125f, 0.0f, 0, scores);
-  return static_cast<uint64_t>(row[dim + 1] * 1e3f);
+    for (int64_t i = 0; i < row_count; ++i) {
+      const int kept = list_keys(words + i * words_a_row, words_a_row, 0, list);
+      for (int j = kept; j % kListStep; ++j) list[j] = list[kept - 1];
+      attend(rows + i * row_floats, q + i * dim, keys, dim, values, dim, list, kept, dim, 0.125f, 0.0f, 0, scores);
+    }
+  return static_cast<uint64_t>(rows[dim + 1] * 1e3f);
 }
 
 uint64_t make_lists(const uint64_t* words, int64_t count, int64_t words_a_list, int64_t passes) {
@@ -325,6 +324,63 @@ XM_API uint64_t xm_rate_rows(int element, int group, const void* bitmap, const v
   });
 }
 
+// Rows in chunks of `chunk_tiles` tiles, one chunk after the other from wherever they lie: each is multiplied `times` times before the next,
+// as by that many groups of tokens. With a bitmap a chunk is expanded first, by the kernels' own code. Parts lie so many bytes apart.
+XM_API uint64_t xm_rate_chunks(int element, int group, const void* bitmap, const void* values, int64_t chunks, int64_t chunk_tiles,
+                               int64_t bitmap_stride, int64_t values_stride, const uint32_t* words, int64_t word_rows, int64_t times,
+                               int threads) {
+  using namespace xmsim;
+  const RowsCall call{nullptr, values, chunk_tiles * kTileRows, 0, words, word_rows, times};
+  return timed_parts(threads, [&](int64_t part) {
+    return with_element(element, [&](auto e) {
+      using E = decltype(e);
+      const auto* whole = reinterpret_cast<const uint32_t*>(static_cast<const char*>(values) + part * values_stride);
+      const int64_t first_value = 0;
+      PackedWeights weights{};
+      weights.bitmap = static_cast<const char*>(bitmap) + part * bitmap_stride;
+      weights.values = whole, weights.offsets = &first_value;
+      BitmapCursor<E> stored(weights, 0);
+      alignas(64) uint32_t place[kChunkWords];
+      uint64_t folded = 0;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk, whole += chunk_tiles * kTileWords) {
+        if (bitmap) expand_avx512(stored, chunk_tiles, place);
+        folded ^= multiply_rows_of<E>(group, call, WholeRows{bitmap ? place : whole});
+      }
+      return folded;
+    });
+  });
+}
+
+// Tokens [tokens, in_features] made ready for groups of them, as a layer with weights of `element` does before its products.
+XM_API uint64_t xm_rate_packs(int element, const void* x, int x_element, int64_t tokens, int64_t in_features, int group, int64_t passes) {
+  using namespace xmsim;
+  LinearCall call{};
+  call.weights.in_features = in_features, call.x = x, call.x_element = static_cast<xmsim::Element>(x_element);
+  call.tokens = tokens, call.threads = 1;
+  uint64_t folded = 1;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    Tokens packed;
+    const bool done = with_element(static_cast<xmsim::Element>(element), [&](auto e) { return pack_tokens<decltype(e)>(call, group, 128, packed); });
+    folded += done ? packed.words[0] : 0;
+  }
+  return folded | 1;
+}
+
+// Sums of a block of 32 outputs of some tokens, for all `blocks` of a layer, to y [tokens, 32 * blocks]. integers: with their scales.
+XM_API uint64_t xm_rate_finishes(int integers, const void* sums, const float* scales, const int32_t* column_sums, const float* steps,
+                                 void* y, int y_element, int64_t tokens, int64_t blocks, int64_t passes) {
+  using namespace xmsim;
+  LinearCall call{};
+  call.weights.out_features = blocks * kBlockColumns, call.weights.scales = scales, call.weights.column_sums = column_sums;
+  call.x_element = static_cast<xmsim::Element>(y_element), call.y = y;
+  for (int64_t pass = 0; pass < passes; ++pass, again())
+    for (int64_t block = 0; block < blocks; ++block) {
+      if (integers) finish(call, block, 0, tokens, static_cast<const int32_t*>(sums), steps, 128);
+      else finish(call, block, 0, tokens, static_cast<const float*>(sums), steps, 128);
+    }
+  return 1;
+}
+
 // Rows expanded into L1 and used by nobody.
 XM_API uint64_t xm_rate_expands(int element, const void* bitmap, const void* values, int64_t rows, int64_t passes, int threads) {
   using namespace xmsim;
@@ -338,15 +394,15 @@ XM_API uint64_t xm_rate_exponentials(const float* values, int64_t count, int64_t
   return timed_parts(threads, [&](int64_t) { return exponentials(values, count, passes); });
 }
 
-// One query row against lists of `count` (at most 64) of the rows of keys and values [.., dim]; lists [list_count, 64].
-XM_API uint64_t xm_rate_attend(int bf16, const void* q, const void* keys, const void* values, const int32_t* lists, int64_t list_count,
-                               int count, int dim, int64_t passes, int threads) {
+// Query rows [row_count, dim] against the rows of keys and values [.., dim] that words [row_count, words_a_row] keep, 1 to 64 each.
+XM_API uint64_t xm_rate_attend(int bf16, const void* q, const void* keys, const void* values, const uint64_t* words, int64_t row_count,
+                               int words_a_row, int dim, int64_t passes, int threads) {
   using namespace xmsim;
   return timed_parts(threads, [&](int64_t) {
-    return bf16 ? attend_lists(static_cast<const Bf16*>(q), static_cast<const Bf16*>(keys), static_cast<const Bf16*>(values), lists,
-                               list_count, count, dim, passes)
-                : attend_lists(static_cast<const float*>(q), static_cast<const float*>(keys), static_cast<const float*>(values), lists,
-                               list_count, count, dim, passes);
+    return bf16 ? attend_rows(static_cast<const Bf16*>(q), static_cast<const Bf16*>(keys), static_cast<const Bf16*>(values), words,
+                              row_count, words_a_row, dim, passes)
+                : attend_rows(static_cast<const float*>(q), static_cast<const float*>(keys), static_cast<const float*>(values), words,
+                              row_count, words_a_row, dim, passes);
   });
 }
 
@@ -383,6 +439,26 @@ XM_API uint64_t xm_rate_predictions(const uint8_t* codes, const int8_t* q, const
   }
   return words[0] | 1;
 }
+
+// A list of `heads` rows decided once more in float64: all its blocks (`ranks` 0), or two of its keys. scores [heads, blocks * 64],
+// tops [heads, blocks]: the largest of each block.
+XM_API uint64_t xm_rate_decisions(const float* scores, const float* tops, int64_t heads, int64_t blocks, int ranks, int64_t passes) {
+  using namespace xmsim;
+  if (isa() < Isa::avx512) return 0;
+  PredictionCall call{};
+  call.scores = const_cast<float*>(scores), call.tops = const_cast<float*>(tops);
+  call.heads = heads, call.kv_heads = 1, call.queries = 1, call.keys = blocks * kWordKeys;
+  const SelectionCall selection{call, heads, false, 16, 8, 1.0, 0.1, nullptr};
+  std::vector<uint8_t> classes(blocks);
+  uint64_t folded = 0;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    ExactSelection exact(selection, 0);
+    uint64_t candidates = 3;
+    if (ranks) exact.keep_largest(&candidates, 1, 0, 1); else exact.classify(classes.data());
+    folded ^= candidates ^ classes[0];
+  }
+  return folded | 1;
+}
 #else
 // No other processor has steps of its own yet; the host model says so.
 XM_API uint64_t xm_rate_tiles(int, int, int64_t, int64_t, int) { return 0; }
@@ -390,9 +466,18 @@ XM_API uint64_t xm_rate_reads(const uint64_t*, int64_t, int64_t, int64_t, int) {
 XM_API uint64_t xm_rate_gathers(const void*, const int32_t*, int64_t, int64_t, int64_t, int64_t, int) { return 0; }
 XM_API uint64_t xm_rate_chases(const int64_t*, int64_t) { return 0; }
 XM_API uint64_t xm_rate_rows(int, int, const void*, const void*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, int) { return 0; }
+XM_API uint64_t xm_rate_chunks(int, int, const void*, const void*, int64_t, int64_t, int64_t, int64_t, const uint32_t*, int64_t, int64_t,
+                               int) {
+  return 0;
+}
+XM_API uint64_t xm_rate_packs(int, const void*, int, int64_t, int64_t, int, int64_t) { return 0; }
+XM_API uint64_t xm_rate_finishes(int, const void*, const float*, const int32_t*, const float*, void*, int, int64_t, int64_t, int64_t) {
+  return 0;
+}
 XM_API uint64_t xm_rate_expands(int, const void*, const void*, int64_t, int64_t, int) { return 0; }
+XM_API uint64_t xm_rate_decisions(const float*, const float*, int64_t, int64_t, int, int64_t) { return 0; }
 XM_API uint64_t xm_rate_exponentials(const float*, int64_t, int64_t, int) { return 0; }
-XM_API uint64_t xm_rate_attend(int, const void*, const void*, const void*, const int32_t*, int64_t, int, int, int64_t, int) { return 0; }
+XM_API uint64_t xm_rate_attend(int, const void*, const void*, const void*, const uint64_t*, int64_t, int, int, int64_t, int) { return 0; }
 XM_API uint64_t xm_rate_lists(const uint64_t*, int64_t, int64_t, int64_t, int) { return 0; }
 XM_API uint64_t xm_rate_selections(const float*, int64_t, int, int64_t, int) { return 0; }
 XM_API uint64_t xm_rate_predictions(const uint8_t*, const int8_t*, const int32_t*, const float*, float*, float*, float*, float*, uint64_t*,

@@ -34,7 +34,8 @@ def test_a_prefill_is_its_steps_its_lists_and_what_they_wait_for() -> None:
     assert found.parts_ns["products"] == filled  # a nanosecond a key
     tiles = sum(range(16, 257, 16))  # keys that the sixteen queries of a tile see
     assert found.parts_ns["memory"] == 2 * tiles * 128 / 64
-    assert found.parts_ns["masks"] == rows * 4 * 8 / 64 * 16 + rows * 8
+    lists_over = sum(-(-n // 64) - 1 for n in range(1, 257)) * 4  # steps of a row after its first, each with a list of four words in it
+    assert found.parts_ns["masks"] == rows * 4 * 8 / 64 * 16 - lists_over * 8
     assert found.ns == pytest.approx(sum(found.parts_ns.values()))
 
 
@@ -70,18 +71,39 @@ def test_prediction_reads_the_codes_and_writes_the_scores() -> None:
     assert found.parts_ns["products"] + found.parts_ns["masks"] == 2 * 64 * 400
 
 
+def test_one_thread_decides_a_list_again() -> None:
+    workload = workload_of("prediction", {"tokens": 4096, "heads": 8, "kv_heads": 2, "head_dim": 128})
+    once, again, both, ranked = (
+        cpu_attention.predict_xm(host(), workload, bits=4, threads=2, classified_again=classified, ranked_again=ranked).ns
+        for classified, ranked in ((0, 0), (1, 0), (2, 0), (0, 1))
+    )
+    assert again - once == pytest.approx(4096 * (100 + 4096 / 64)) and both == again
+    assert ranked - once == pytest.approx(4096 * 20)
+
+
+def test_a_decoding_step_finds_its_code_in_memory() -> None:
+    workload = workload_of("decode", {"tokens": 4096, "heads": 8, "kv_heads": 2, "head_dim": 128})
+    assert cpu_attention.decode(host(), workload, element="bfloat16", threads=1).parts_ns["call"] == 5000
+
+
+def test_torch_decoding_lies_on_the_line_through_two_caches() -> None:
+    workload = workload_of("decode", {"tokens": 16384, "heads": 8, "kv_heads": 2, "head_dim": 128})
+    found = torch_cpu.decode(host(), workload, element="bfloat16", threads=1)
+    assert found.parts_ns["products"] == pytest.approx(2 * (16384 * 10.0 + 8192))
+
+
 def test_masks_and_torch_grow_with_the_pairs() -> None:
     workload = workload_of("mask", {"tokens": 128, "heads": 2, "kv_heads": 2, "head_dim": 96})
     pairs = 2 * 128 * 129 // 2
-    assert cpu_masks.mask(host(), workload, rule="xm", bits=4, threads=2).ns == pairs * 1.5
-    assert torch_cpu.prefill(host(), workload, element="float32", threads=1).parts_ns["products"] == pairs * 1.5
+    assert cpu_masks.mask(host(), workload, rule="xm", bits=4, threads=2).ns == pytest.approx(pairs * (3 + 512 / 128) / 2)
+    assert torch_cpu.prefill(host(), workload, element="float32", threads=1).parts_ns["products"] == pytest.approx(pairs * 1.5)
     with pytest.raises(MissingConstantError, match="rule topk"):
         cpu_masks.mask(host(), workload, rule="topk", bits=4, threads=2)
 
 
 def test_torch_products_lie_between_the_tokens_that_were_measured() -> None:
     found = torch_cpu.linear(host(), LinearShape(64, 64, 12, 0), element="bfloat16", threads=1)
-    assert found.parts_ns["products"] == pytest.approx(4096 * 1.2)
+    assert found.parts_ns["products"] == pytest.approx(4096 * 1.2 + 1000)
     with pytest.raises(MissingConstantError, match="up to 128 tokens"):
         torch_cpu.linear(host(), LinearShape(64, 64, 129, 0), element="bfloat16", threads=1)
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from xmsim.configs.codec import decode, encode
+from xmsim.configs.errors import RecordError
 from xmsim.configs.record import read_record, write_record
 from xmsim.workloads.measurement import Host
 
 CALIBRATION_VERSION = 1
+LEAST_NS, MOST_NS = 1e-6, 1e11  # of a step; a whole call may take a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,4 +56,22 @@ def read_calibration(path: Path) -> CalibrationRecord:
     Raises:
         RecordError: not a calibration file, a later version, or a value is missing or of the wrong type.
     """
-    return decode(CalibrationRecord, read_record(path, "calibration", CALIBRATION_VERSION), str(path))
+    record = decode(CalibrationRecord, read_record(path, "calibration", CALIBRATION_VERSION), str(path))
+    check_calibration(record, str(path))
+    return record
+
+
+def check_calibration(record: CalibrationRecord, place: str) -> None:
+    """Refuse constants that no processor has.
+
+    Raises:
+        RecordError: a size of a cache is missing, or a step takes no time, or minutes.
+    """
+    for level in ("l1", "l2", "l3"):
+        if not 0 < record.cache_bytes.get(level, 0) < 2**40:
+            raise RecordError(f"{place}: cache_bytes.{level} is no size of a cache; calibrate again")
+    for number, one in enumerate(record.constants):
+        if not all(isinstance(value, str | int) for value in one.of.values()):
+            raise RecordError(f"{place}: constants[{number}].of: a name or a whole number is needed; calibrate again")
+        if not all(LEAST_NS <= value <= MOST_NS for value in (one.first_quartile_ns, one.median_ns, one.third_quartile_ns)):
+            raise RecordError(f"{place}: constants[{number}]: {LEAST_NS:g} to {MOST_NS:g} ns are needed; calibrate again")

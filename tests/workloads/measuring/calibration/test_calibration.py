@@ -60,13 +60,17 @@ def test_every_step_runs_and_costs_time(monkeypatch: pytest.MonkeyPatch) -> None
         "burst",
         "row",
         "expand",
-        "quantise",
+        "chunk",
+        "pack",
+        "finish",
         "attend",
         "list",
         "exponential",
         "select",
         "predict",
         "select_xm",
+        "classify_again",
+        "rank_again",
     }
     assert all(one.median_ns > 0 and one.n > 1 and one.of["threads"] == 1 for one in found)
     assert len({(one.name, *sorted(map(str, one.of.items()))) for one in found}) == len(found)
