@@ -174,7 +174,7 @@ def test_an_export_of_nsys_is_shown_and_one_that_is_none_refused(tmp_path: Path)
     assert shown.exit_code == 0, shown.output
     assert "spdp_columns" in shown.output and "decoded tokens" in shown.output
     refused = run("measure", "--nsys", tmp_path / "none.sqlite")
-    assert isinstance(refused.exception, XmsimError) and "no such file" in str(refused.exception)
+    assert isinstance(refused.exception, XmsimError) and "No such file" in str(refused.exception)
 
 
 def test_experiments_at_several_sparsities_are_drawn(model: Path, tmp_path: Path):

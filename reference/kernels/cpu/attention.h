@@ -112,7 +112,7 @@ struct SelectionCall {
 class ExactSelection {
  public:
   ExactSelection(const SelectionCall& call, int64_t list) : call_(call), list_(list) {}
-  ~ExactSelection() { delete[] log_totals_; }
+  ~ExactSelection() { delete[] rows_; }
   ExactSelection(const ExactSelection&) = delete;
 
   // For each block 2, 1 or 0: it keeps kept_high, kept_low or no keys.
@@ -121,10 +121,13 @@ class ExactSelection {
   void keep_largest(uint64_t* candidates, int64_t words, int64_t first, int64_t count);
 
  private:
+  struct RowTotal {
+    double top, log_total;  // of its scores, and of their exponentials below the top
+  };
   double weight(int64_t key);  // its logarithm
   const SelectionCall& call_;
   const int64_t list_;
-  double* log_totals_ = nullptr;  // of each row
+  RowTotal* rows_ = nullptr;  // of the list, made when the first weight is asked for
 };
 
 struct AttentionPath {

@@ -23,21 +23,21 @@ double row_top(const PredictionCall& call, int64_t row) {
 
 double ExactSelection::weight(int64_t key) {
   const PredictionCall& prediction = call_.prediction;
-  if (!log_totals_) {
-    log_totals_ = new double[call_.heads_a_list];
+  if (!rows_) {
+    rows_ = new RowTotal[call_.heads_a_list];
     for (int64_t i = 0; i < call_.heads_a_list; ++i) {
       const int64_t row = call_.row(list_, i);
       const double top = row_top(prediction, row);
       const float* scores = scores_of(prediction, row);
       double total = 0;
       for (int64_t other = 0; other < prediction.keys; ++other) total += std::exp(scores[other] - top);
-      log_totals_[i] = std::log(total);
+      rows_[i] = {top, std::log(total)};
     }
   }
   double combined = 0;
   for (int64_t i = 0; i < call_.heads_a_list; ++i) {
     const int64_t row = call_.row(list_, i);
-    const double own = scores_of(prediction, row)[key] - row_top(prediction, row) - log_totals_[i];
+    const double own = scores_of(prediction, row)[key] - rows_[i].top - rows_[i].log_total;
     combined = i == 0 ? own : call_.largest ? std::max(combined, own) : log_add(combined, own);
   }
   return combined;
