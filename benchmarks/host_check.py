@@ -272,7 +272,7 @@ def fastest_of(passes: list[Pass]) -> Pass:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer shapes and rounds")
-    parser.add_argument("--passes", type=int, default=5, help="over calibration and runs, of which the fastest counts")
+    parser.add_argument("--passes", type=int, default=7, help="over calibration and runs, of which the fastest counts")
     parser.add_argument("--out", type=Path, help="keep calibration and runs as a record")
     arguments = parser.parse_args()
     passes = []

@@ -57,6 +57,7 @@ class HostConstants:
     cache_bytes: dict[str, int]
     steps_ns: dict[Key, float]
     stated_sharpness: float | None = None  # None: told from the steps
+    memory_drift: float = 1.0  # how many times as long a line from memory takes now as it did in the steps' minute
 
     @classmethod
     def of_calibration(cls, record: CalibrationRecord, name: str = "this host") -> HostConstants:
@@ -110,20 +111,19 @@ class HostConstants:
         """What a call costs before its work: more where so many bytes, since the last one, have driven its code out of the caches."""
         return self.ns("call", of=of, **{"from": "l3" if passed_bytes <= self.cache_bytes["l3"] else MEMORY})
 
-    def drifted(self, *, core: float = 1.0, memory_line_ns: dict[int, float] | None = None) -> HostConstants:
-        """The same host at another minute: steps of the core take `core` times as long, and lines from memory what was measured then.
-
-        memory_line_ns: {threads: nanoseconds of a line}; what else comes from memory drifts with it.
+    def drifted(self, *, core: float, memory_line_ns: float, threads: int) -> HostConstants:
+        """The same host at another minute, for so many threads: steps of the core take `core` times as long, and a line from memory
+        `memory_line_ns`. What else comes from memory drifts with it, but for chunks: most of their time are products (see `cpu_linear`).
         """
-        drifts = {count: now / self.ns("read", **{"from": MEMORY, "threads": count}) for count, now in (memory_line_ns or {}).items()}
-        fallback = sum(drifts.values()) / len(drifts) if drifts else 1.0
+        drift = memory_line_ns / self.ns("read", **{"from": MEMORY, "threads": threads})
 
         def now(key: Key, ns: float) -> float:
-            of = dict(key[1])
-            from_memory = of.get("from") == MEMORY
-            return ns * (drifts.get(of.get("threads", 0), fallback) if from_memory else core)
+            return ns * (drift if dict(key[1]).get("from") == MEMORY and key[0] != "chunk" else core)
 
-        return replace(self, steps_ns={key: now(key, ns) for key, ns in self.steps_ns.items()})
+        steps = {key: now(key, ns) for key, ns in self.steps_ns.items()}
+        # how well one hides behind the other is told from steps of one minute
+        sharpness = self.sharpness(threads) if self.has("row") else self.stated_sharpness
+        return replace(self, steps_ns=steps, stated_sharpness=sharpness, memory_drift=drift)
 
 
 def load_host(name_or_path: str | Path) -> HostConstants:

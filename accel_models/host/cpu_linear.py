@@ -117,7 +117,8 @@ def _chunk_line_ns(host: HostConstants, stored: Stored, threads: int) -> float:
     if stored == "sparse":
         row += host.ns("expand", element="bfloat16", threads=threads)
     lines = 1.0 if stored == "dense" else 1 - STORED_SPARSITY + 1 / 16
-    return max(0.0, host.ns("chunk", **{"stored": form, "from": MEMORY, "threads": threads}) - row) / lines
+    exposed = max(0.0, host.ns("chunk", **{"stored": form, "from": MEMORY, "threads": threads}) - row)
+    return exposed * host.memory_drift / lines
 
 
 def _groups_row_ns(host: HostConstants, tokens: int, element: Element, stored: Stored, threads: int) -> float:

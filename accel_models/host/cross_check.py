@@ -58,7 +58,9 @@ def checked(constants: HostConstants, run: HostRun, source: str) -> tuple[Checke
     """A run with its prediction, and where its minute is known, with the prediction that this minute's constants give."""
     views = {CALIBRATED: constants}
     if run.minute.read_line_ns is not None:
-        views[GIVEN_MINUTE] = constants.drifted(core=run.minute.core_drift or 1.0, memory_line_ns={run.threads: run.minute.read_line_ns})
+        views[GIVEN_MINUTE] = constants.drifted(
+            core=run.minute.core_drift or 1.0, memory_line_ns=run.minute.read_line_ns, threads=run.threads
+        )
     predictions = {view: predict(host, run) for view, host in views.items()}
     timing = run.timing
     return tuple(

@@ -114,11 +114,20 @@ def test_threads_that_meet_at_memory_now_and_then_wait_for_a_part_of_it() -> Non
 
 def test_constants_drift_with_the_minute() -> None:
     calm = host()
-    busy = calm.drifted(core=2.0, memory_line_ns={1: 6.0})
+    busy = calm.drifted(core=2.0, memory_line_ns=6.0, threads=1)
     of = {"element": "bfloat16", "stored": "whole", "group": 4, "words": "few", "threads": 1}
     assert busy.ns("read", **{"from": "memory", "threads": 1}) == 6.0
     assert busy.ns("gather", **{"from": "memory", "row_bytes": 256, "threads": 1}) == 12.0
     assert busy.ns("row", **of, **{"from": "l1"}) == 2 * calm.ns("row", **of, **{"from": "l1"})
+
+
+def test_of_a_slower_memory_only_what_products_do_not_hide_takes_longer() -> None:
+    calm, many = host(), LinearShape(1024, 1024, 16, 1 << 20)
+    busy = calm.drifted(core=1.0, memory_line_ns=2 * calm.ns("read", **{"from": "memory", "threads": 1}), threads=1)
+    before, now = (linear(one, many, element="bfloat16", stored="dense", threads=1).parts_ns for one in (calm, busy))
+    assert now["memory"] == pytest.approx(2 * before["memory"]) and before["memory"] > 0
+    assert now["products"] == before["products"]
+    assert busy.sharpness(1) == calm.sharpness(1)
 
 
 @pytest.mark.parametrize("tokens", [1, 16])
