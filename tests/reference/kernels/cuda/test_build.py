@@ -56,7 +56,7 @@ def test_kernels_compile_without_spills_and_within_their_registers(source, targe
         assert int(registers) <= MOST_REGISTERS[name], f"{name}: {registers} registers"
 
 
-def test_prefill_on_hopper_is_made_of_products_of_warpgroups(tmp_path):
+def test_prefill_on_hopper_compiles_to_products_of_warpgroups(tmp_path):
     nvcc = build.find_nvcc()
     if nvcc is None:
         pytest.skip("no nvcc")
