@@ -13,6 +13,11 @@ def shipped_names(folder: str) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _folder(folder).glob("*.yaml")))
 
 
+def shipped_folders() -> tuple[str, ...]:
+    """Folders of `configs` that hold such files."""
+    return tuple(sorted({path.parent.name for path in _folder(".").glob("*/*.yaml")}))
+
+
 def find_config(folder: str, name_or_path: str | Path, thing: str) -> Path:
     """The file meant by a path that ends in .yaml or .yml, or by the name of a shipped one.
 

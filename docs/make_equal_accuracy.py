@@ -15,6 +15,7 @@ import yaml
 
 from xmsim.accel_models import load_accelerator
 from xmsim.accel_models.runs import simulate_trace
+from xmsim.cli.report_models import REPORT_MODELS
 from xmsim.configs.shipped import find_config
 from xmsim.reports.collection import collect
 from xmsim.reports.figures.speedup_simulated import speedup_at_equal_accuracy
@@ -57,7 +58,7 @@ def table(folder: Path, trace: Trace, runs: dict[str, EvaluatedRun], percent: in
     for machine in map(load_accelerator, machines):
         results.append(home / f"{machine.name}.json")
         write_result(results[-1], simulate_trace(trace, machine))
-    comparison = collect([*results, RECORD]).main
+    comparison = collect([*results, RECORD], REPORT_MODELS).main
     figure = comparison and speedup_at_equal_accuracy(comparison)
     assert figure  # every machine meets its target
     rows = {(row["machine"], row["normalisation"]): row for row in csv.DictReader(io.StringIO(figure.csv()))}

@@ -38,11 +38,7 @@ def _runs(record: EvaluationRecord) -> dict[str, EvaluatedRun]:
 
 
 def _increase(run: EvaluatedRun) -> str:
-    """Perplexity over dense, with the standard error that the paired windows give it."""
-    if run.loss_increase == 0:
-        return ""
-    error = "" if run.loss_increase_error is None else f" ± {100 * run.loss_increase_error:.1f}"
-    return f"{100 * run.perplexity_increase:+.1f}{error} %"
+    return run.increase_words if run.loss_increase else ""
 
 
 if __name__ == "__main__":

@@ -56,6 +56,8 @@ def pruned_cache() -> str:
 def tuned_in_short() -> Iterator[str]:
     shipped, model, control = (runs(f"evaluation_xm_tiny{end}") for end in ("", "_tuned", "_tuned_dense"))
     yield f"`salo`'s static window loses {increase(shipped['window'])} % in perplexity where `xm` loses {increase(shipped['xm'])} %"
+    machines = runs("evaluation_xm_tiny_machines")
+    yield f"(the machine `sanger` prunes at 2e-3, which costs {increase(machines['sanger, 4-bit 1:1'])} %)"
     yield f"`xm` from {increase(shipped['xm'])} % to {increase(model['xm'])} %"
     above = 100 * (model["xm"].perplexity / control["dense"].perplexity - 1)
     yield f"the model still pays {increase(control['xm'])} % for `xm` (and with `xm` stands {above:.1f} % above that dense control)"
@@ -122,6 +124,22 @@ def splits() -> Iterator[str]:
         yield f"| {total:g} | {weights.Uniform_PPL:.2f} | {activations.Uniform_PPL:.2f} | {best.Uniform_PPL:.2f} {pair} |"
 
 
+def activations() -> Iterator[str]:
+    """Rows of docs/activation_sparsity.md whose shares are uniform, and the dense perplexity; those of greedy searches have no record."""
+    rows = {
+        "uniform": "uniform | 0.5",
+        "uniform_489": "uniform, at what greedy reached | 0.489",
+        "uniform_sinks": "uniform, `--policy sinks_dense` | 0.5",
+        "uniform_489_sinks": "the same, at what greedy reached | 0.489",
+    }
+    for name, words in rows.items():
+        dense, run = read_evaluation(RECORDS / f"evaluation_xm_tiny_activations_{name}.json").runs
+        assert run.activations and run.loss_increase_error is not None
+        cost = f"{run.loss_increase:.3f} ± {run.loss_increase_error:.3f}"
+        yield f"| {words} | {run.activations.total_sparsity:.3f} | {run.perplexity:.2f} | {cost} |"
+    yield f"dense {dense.perplexity:.2f}; ± is one standard error over {dense.windows} windows"
+
+
 def runs(name: str) -> dict[str, EvaluatedRun]:
     """Runs of a record at one length, by label."""
     return {run.label: run for run in read_evaluation(RECORDS / f"{name}.json").runs if run.length_tokens == LENGTH}
@@ -165,7 +183,7 @@ PAGES: dict[str, Callable[[], Iterable[str]]] = {
     "docs/pruning.md": pruned,
     "docs/proxsparse.md": proxsparse,
     "docs/evaluation.md": evaluated,
-    "docs/activation_sparsity.md": splits,
+    "docs/activation_sparsity.md": lambda: (*splits(), *activations()),
 }
 
 

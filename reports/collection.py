@@ -23,8 +23,10 @@ from xmsim.reports.load import (
     refuse_different_extents,
     refuse_different_traces,
 )
+from xmsim.reports.masks import MaskFile, read_mask_file
 from xmsim.reports.measured_work import ON_GPU, Generated, MeasuredKernel, measured_kernels, read_generated
 from xmsim.reports.models import NO_MODELS, Models, Predicted
+from xmsim.reports.views import baseline
 from xmsim.reports.words import listed
 from xmsim.sim.result import PREFILL
 from xmsim.workloads.measuring.host_check_record import CROSS_CHECK_VERSION, read_cross_check
@@ -38,6 +40,7 @@ class Collection:
     generated: tuple[Generated, ...]
     benchmarks: tuple[Benchmark, ...]
     predicted: tuple[Predicted, ...]  # measured kernels, by models of hosts
+    masks: tuple[MaskFile, ...]  # statistics of the trace's masks
     left_out: tuple[str, ...]  # sentences about files that say nothing here
 
     @cached_property
@@ -95,7 +98,10 @@ def collect(files: Sequence[Path], models: Models = NO_MODELS) -> Collection:
     benchmarks: list[Benchmark] = []
     constants: list[Path] = []  # of hosts, with measured kernels or to be used on those that are here
     checked: list[Predicted] = []
+    masks: list[MaskFile] = []
     for path in different(files):
+        if path.is_dir():
+            raise RecordError(f"{path}: a folder; name the files in it, e.g. {path}/*.json")
         kind = record_kind(path)
         if kind == "result":
             one = replace(read_simulated(path), number=len(simulated))
@@ -110,11 +116,14 @@ def collect(files: Sequence[Path], models: Models = NO_MODELS) -> Collection:
             benchmarks.append(read_benchmark(path))
         elif kind == "cross_check":
             checked.append(Predicted(path, _software(path), read_cross_check(path)))
+        elif kind == "masks":
+            masks.append(read_mask_file(path))
         elif kind in ("host_check", "calibration"):
             constants.append(path)
         else:
             raise RecordError(
-                f"{path}: this is a {kind} file; compare reads what simulate, measure, evaluate and calibrate write, and benchmarks"
+                f"{path}: this is a {kind} file; compare reads what simulate, measure, evaluate, calibrate and trace info write, and "
+                f"benchmarks"
             )
     sources: list[Simulated | Measured] = [*simulated, *measured]
     if not sources and not generated and not benchmarks and not checked and not constants:
@@ -124,13 +133,15 @@ def collect(files: Sequence[Path], models: Models = NO_MODELS) -> Collection:
     timed = [one.path for one in generated] + [one.path for one in benchmarks if any("threads" in row.facts for row in one.rows)]
     found = {path: models.cross_check(path, timed) for path in constants}
     checked += [Predicted(path, _software(path), record) for path, record in found.items() if record]
-    parts = _parts(simulated, measured, evaluated)
+    parts = tuple(_at_one_node(part, simulated, models) for part in _parts(simulated, measured, evaluated))
     silent = [one for one in benchmarks if not measured_kernels((), [one])]
+    foreign = [one for one in masks if sources and one.record.trace.get("sha256") != sources[0].record.trace.get("sha256")]
     return Collection(
         parts=parts,
         generated=tuple(generated),
         benchmarks=tuple(one for one in benchmarks if one not in silent),
         predicted=tuple(checked),
+        masks=tuple(one for one in masks if one not in foreign),
         left_out=(
             *(f"{one.path.name}: left out, none of its kernels was timed beside a baseline." for one in silent),
             *(
@@ -138,9 +149,30 @@ def collect(files: Sequence[Path], models: Models = NO_MODELS) -> Collection:
                 for path, record in found.items()
                 if record is None
             ),
+            *(f"{one.path.name}: left out, its masks are those of another trace." for one in foreign),
             *_alone(parts),
         ),
     )
+
+
+def _at_one_node(part: Comparison, whole: Sequence[Simulated], models: Models) -> Comparison:
+    """With estimates at the baseline's node of the machines that are made at another; `whole` has their results with every run."""
+    base = baseline(part)
+    wanted = _node(base) if base else None
+    if wanted is None:
+        return part
+    records = {one.path: one.record for one in whole}
+    moved = {one.path: models.costs_at_node(records[one.path], *wanted) for one in part.simulated if _node(one) not in (None, wanted)}
+    return replace(part, simulated=tuple(replace(one, moved_costs=moved.get(one.path)) for one in part.simulated))
+
+
+def _node(one: Simulated) -> tuple[float, float] | None:
+    """(node_nm, voltage_v) of a machine that is estimated."""
+    technology = one.record.machine.config.get("technology") if one.record.costs else None
+    if not isinstance(technology, dict):
+        return None
+    node_nm, voltage_v = technology.get("node_nm"), technology.get("voltage_v")
+    return (node_nm, voltage_v) if isinstance(node_nm, int | float) and isinstance(voltage_v, int | float) else None
 
 
 def load(files: Sequence[Path]) -> Comparison:

@@ -13,9 +13,10 @@ from xmsim.configs.costs import Bar
 from xmsim.reports.estimates import (
     NOT_ESTIMATED,
     Uncertain,
+    area_beside,
     area_of,
     certain,
-    energy_of,
+    energy_beside,
     energy_terms,
     missing_energy,
     uncertain,
@@ -78,9 +79,12 @@ def equal_area(group: ViewGroup) -> View:
     return _view(
         group,
         EQUAL_AREA,
-        lambda one: uncertain(quantity.terms) if (quantity := area_of(one)) else NOT_ESTIMATED,
+        lambda one: uncertain(quantity.terms) if (quantity := area_beside(one)) else NOT_ESTIMATED,
         lambda amount, base: f"{significant(amount)} mm² estimated, that of {base}",
-        ("Areas are estimates of each machine at its own node, without DRAM; published areas are not used.",),
+        (
+            *node_sentences(group),
+            "Areas are estimates, without DRAM; published areas are not used. Operands keep their widths, and narrow ones are small.",
+        ),
     )
 
 
@@ -89,9 +93,12 @@ def equal_power(group: ViewGroup) -> View:
     return _view(
         group,
         EQUAL_POWER,
-        lambda one: _power_mw(one) if energy_of(one) else missing_energy(one),
+        lambda one: _power_mw(one) if energy_beside(one) else missing_energy(one),
         lambda amount, base: f"{significant(amount)} mW estimated on chip, that of {base}",
-        ("As time × power is energy, a machine is as much faster here as it needs less energy on chip. DRAM is left out.",),
+        (
+            *_same_node(group),
+            "As time × power is energy, a machine is as much faster here as it needs less energy on chip. DRAM is left out.",
+        ),
     )
 
 
@@ -114,9 +121,28 @@ def papers_normalisation(group: ViewGroup) -> View:
     )
 
 
+def node_sentences(group: ViewGroup) -> tuple[str, ...]:
+    """At which node area, power and energy stand side by side; empty where every machine is made at the same."""
+    costs = {one.label: one.record.costs for one in (group.baseline, *group.members) if one.record.costs}
+    moved = {one.label: one.moved_costs for one in group.members if one.moved_costs}
+    node_nm = next((own.node_nm for own in (*moved.values(), *costs.values())), 0.0)
+    made = {label: f"{label} ({own.node_nm:g} nm)" for label, own in costs.items() if label in moved or own.node_nm != node_nm}
+    lines = []
+    if moved:
+        anew = listed(made[label] for label in moved)
+        lines.append(f"At {node_nm:g} nm, for which estimates are made anew of {anew}; clocks, kinds of SRAM cell and DRAM stay.")
+    if left := [name for label, name in made.items() if label not in moved]:
+        lines.append(f"Not at one node, as no estimate at {node_nm:g} nm can be made here: {listed(left)}.")
+    return tuple(lines)
+
+
+def _same_node(group: ViewGroup) -> tuple[str, ...]:
+    return ("Estimated at the node of equal area.",) if node_sentences(group) else ()
+
+
 def energy_uj(one: Simulated) -> Uncertain | None:
     """Of chip and DRAM; None: not estimated."""
-    costs = energy_of(one)
+    costs = energy_beside(one)
     return uncertain(energy_terms(costs)).times(1e-6) if costs else None
 
 
@@ -127,7 +153,7 @@ def energy_ratios(group: ViewGroup) -> View:
     base = next(iter(known), "")
     ratios = {one.label: known[base].over(known[one.label]).bar for one in group.members if one.label in known}
     reference = f"{significant(known[base].nominal)} µJ of {base}, chip and DRAM" if base else "energy is not estimated"
-    return View(ENERGY, reference, base, {}, ratios, missing, (ENERGY_STAYS,))
+    return View(ENERGY, reference, base, {}, ratios, missing, (*_same_node(group), ENERGY_STAYS))
 
 
 def dense_gops(one: Simulated, time_ms: float) -> float:
@@ -173,7 +199,7 @@ def _view(
 
 
 def _power_mw(one: Simulated) -> Uncertain:
-    costs = energy_of(one)
+    costs = energy_beside(one)
     assert costs is not None
     return uncertain(costs.on_chip_energy.terms).times(1e-6 / machine_totals(one.record).time_ms)  # 1 µJ in 1 ms is 1 mW
 

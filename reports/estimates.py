@@ -59,6 +59,22 @@ def energy_of(one: Simulated) -> Costs | None:
     return one.record.costs if one.complete else None
 
 
+def costs_beside(one: Simulated) -> Costs | None:
+    """What stands beside other machines: at the node of the one that all are compared with, where it can be estimated there."""
+    return one.moved_costs or one.record.costs
+
+
+def area_beside(one: Simulated) -> Quantity | None:
+    """As `area_of`, beside other machines."""
+    costs = costs_beside(one)
+    return costs.area if costs else None
+
+
+def energy_beside(one: Simulated) -> Costs | None:
+    """As `energy_of`, beside other machines."""
+    return costs_beside(one) if one.complete else None
+
+
 def energy_terms(costs: Costs) -> tuple[Term, ...]:
     """Of chip and DRAM, in pJ."""
     return (*costs.on_chip_energy.terms, *costs.dram_energy.terms)

@@ -60,6 +60,7 @@ class Simulated:
     complete: bool = True  # no run of the file is left out, so that its energy is that of its runs
     number: int = 0  # of the file among those of simulations, so that parts of the page can be told apart
     layer_costs: Mapping[int, Costs] = field(default_factory=dict)  # of the layers of which no run is left out, where they are known
+    moved_costs: Costs | None = None  # at the node of the machine that all are compared with; None: it is at that, or cannot be moved there
 
     @property
     def method(self) -> str:

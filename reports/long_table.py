@@ -13,6 +13,7 @@ from xmsim.reports.collection import Collection
 from xmsim.reports.cross_check import ALL, accuracies, coverage
 from xmsim.reports.estimates import area_of, basis, energy_of
 from xmsim.reports.load import Comparison, Measured, Simulated
+from xmsim.reports.masks import mask_rows
 from xmsim.reports.measured_work import MeasuredKernel
 from xmsim.reports.models import Predicted
 from xmsim.reports.published import CLAIMS
@@ -46,6 +47,7 @@ def collection_table(collection: Collection) -> str:
     rows = [row for part in collection.parts for row in _part_rows(part)]
     rows += [row for kernel in collection.kernels for row in _kernel_rows(kernel)]
     rows += [row for one in collection.predicted for row in _predicted_rows(one)]
+    rows += [(*row, "", "", "") for one in collection.masks for row in mask_rows(one)]
     return _text([*rows, *_published_rows()])
 
 

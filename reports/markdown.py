@@ -11,6 +11,7 @@ from xmsim.reports.cross_check import accuracy_table as prediction_errors
 from xmsim.reports.cross_check import sure_words, unpredicted
 from xmsim.reports.equal_accuracy import accuracy_groups
 from xmsim.reports.load import Comparison
+from xmsim.reports.masks import gpu_table, tiles_table
 from xmsim.reports.measured_tables import claims_table, kernel_tables, linear_table, own_values_table
 from xmsim.reports.page import Contents
 from xmsim.reports.rank_stability import rankings
@@ -56,6 +57,10 @@ def _tables(collection: Collection) -> Iterable[Table]:
     for place, part in enumerate(collection.parts):
         for content in _tables_of(part):
             yield replace(content, title=f"{extent_of(part)}: {content.title}") if place else content
+    for one in collection.masks:
+        yield tiles_table(one)
+        if predicted := gpu_table(one, collection.main):
+            yield predicted
     yield from kernel_tables(collection)
     if found := linear_table(collection):
         yield found

@@ -17,6 +17,8 @@ class Models:
     """Functions of records."""
 
     layer_costs: Callable[[SimulationRecord], Mapping[int, Costs]]  # by layer; empty: not estimated, or with other tables than today's
+    costs_at_node: Callable[[SimulationRecord, float, float], Costs | None]
+    """Of the whole record as if its machine were made at this node (nm) and voltage (V); None where that cannot be estimated."""
     cross_check: Callable[[Path, Sequence[Path]], CrossCheckRecord | None]
     """What a host's constants predict of measured kernels.
 
@@ -29,11 +31,15 @@ def _no_costs(record: SimulationRecord) -> Mapping[int, Costs]:
     return {}
 
 
+def _no_costs_at_node(record: SimulationRecord, node_nm: float, voltage_v: float) -> Costs | None:
+    return None
+
+
 def _no_predictions(constants: Path, measured: Sequence[Path]) -> CrossCheckRecord | None:
     raise RecordError(f"{constants}: to predict from these constants a model of the host is needed; use xmsim calibrate --predict first")
 
 
-NO_MODELS = Models(_no_costs, _no_predictions)
+NO_MODELS = Models(_no_costs, _no_costs_at_node, _no_predictions)
 
 
 @dataclass(frozen=True, slots=True)

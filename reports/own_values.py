@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from xmsim.configs.costs import Costs
 from xmsim.reports.bench import benches
 from xmsim.reports.collection import Collection
 from xmsim.reports.comparison_views import MULTIPLIERS
-from xmsim.reports.estimates import area_of, certain, energy_of, energy_terms, uncertain
+from xmsim.reports.estimates import area_of, certain, energy_beside, energy_of, energy_terms, uncertain
 from xmsim.reports.load import NATIVE_VIEW, Simulated
 from xmsim.reports.measured_work import DECODE, GENERATION, LINEAR, ON_GPU, TPOT, MeasuredKernel, Speedup, threads_of
 from xmsim.reports.phases import EXECUTE, PREDICT, unit_phase
@@ -81,16 +82,25 @@ def _energy(fast: str, slow: str) -> Callable[[Collection], Sequence[OwnValue]]:
     def find(collection: Collection) -> list[OwnValue]:
         pair = _machines(collection, fast, slow)
         own, others = (energy_of(pair[0]), energy_of(pair[1])) if pair else (None, None)
-        if own is None or others is None:
+        if pair is None or own is None or others is None:
             return []
-        chip = uncertain(others.on_chip_energy.terms).over(uncertain(own.on_chip_energy.terms)).bar
-        whole = uncertain(energy_terms(others)).over(uncertain(energy_terms(own))).bar
-        return [
-            OwnValue(SIMULATED, "chip alone", chip.nominal, chip.low, chip.high),
-            OwnValue(SIMULATED, "chip and DRAM", whole.nominal, whole.low, whole.high),
-        ]
+        nodes = f", at {own.node_nm:g} and {others.node_nm:g} nm" if own.node_nm != others.node_nm else ""
+        found = _energy_ratios(own, others, nodes)
+        beside, besides = energy_beside(pair[0]), energy_beside(pair[1])
+        if nodes and beside and besides and beside.node_nm == besides.node_nm:
+            found += _energy_ratios(beside, besides, f", both at {beside.node_nm:g} nm")
+        return found
 
     return find
+
+
+def _energy_ratios(own: Costs, others: Costs, nodes: str) -> list[OwnValue]:
+    chip = uncertain(others.on_chip_energy.terms).over(uncertain(own.on_chip_energy.terms)).bar
+    whole = uncertain(energy_terms(others)).over(uncertain(energy_terms(own))).bar
+    return [
+        OwnValue(SIMULATED, f"{what}{nodes}", bar.nominal, bar.low, bar.high)
+        for what, bar in (("chip alone", chip), ("chip and DRAM", whole))
+    ]
 
 
 def _over_gpu(collection: Collection) -> list[OwnValue]:

@@ -16,6 +16,7 @@ from xmsim.reports.estimates import bar_words, energy_of
 from xmsim.reports.figures.figure import Figure
 from xmsim.reports.html import bullets, escaped, folded, preformatted, prose, table
 from xmsim.reports.load import Comparison, Simulated
+from xmsim.reports.masks import NOT_VALIDATED, TILES_EXPLAINED, gpu_table, tiles_table
 from xmsim.reports.measured_tables import claims_note, claims_table, kernel_tables, linear_table, own_values_table
 from xmsim.reports.page_detail import Detail, fitted
 from xmsim.reports.rank_stability import rankings
@@ -128,6 +129,7 @@ def _sections(contents: Contents, view: _View) -> dict[str, str]:
         first, *others = contents.parts
         made = {heading: make(first, view) for heading, make in SECTIONS.items()}
         made |= {capitalised(extent_of(part.comparison)): _other_part(part, view) for part in others}
+    made["What tiles leave to skip"] = _tiles(contents)
     made["Linear layers, whole models and other kernels"] = _kernels(contents, view)
     made["Predicted against measured"] = _predicted(contents, view)
     made["Published claims"] = _claims(contents, view)
@@ -321,6 +323,17 @@ def _kernels(contents: Contents, view: _View) -> str:
             "<p>The machines' projections are dense, on their own multipliers. Raw milliseconds of different technologies: the ratio says "
             "nothing about efficiency.</p>\n",
         ]
+    return "".join(parts)
+
+
+def _tiles(contents: Contents) -> str:
+    """How much of the sparsity a machine can use that skips tiles, and a GPU that does."""
+    collection = contents.collection
+    parts = []
+    for one in collection.masks:
+        parts += [_titled(tiles_table(one)), f"<p>{prose(TILES_EXPLAINED)}</p>\n"]
+        if predicted := gpu_table(one, collection.main):
+            parts += [_titled(predicted), f"<p>{prose(NOT_VALIDATED)}</p>\n"]
     return "".join(parts)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xmsim.reports.load import Comparison, Simulated
-from xmsim.reports.words import significant
+from xmsim.reports.words import counted, significant
 from xmsim.workloads.evaluation import EvaluatedRun
 
 
@@ -20,14 +20,14 @@ class Quality:
 
     @property
     def words(self) -> str:
-        """`33.2 (+2.5 %)`, over dense on the same text."""
+        """`33.2 (+2.5 ± 0.1 %)`, over dense on the same text, with its standard error."""
         if not self.run.perplexity_increase:
             return significant(self.run.perplexity)
-        return f"{significant(self.run.perplexity)} ({100 * self.run.perplexity_increase:+.1f} %)"
+        return f"{significant(self.run.perplexity)} ({self.run.increase_words})"
 
     @property
     def source(self) -> str:
-        return f"{self.run.length_tokens} tokens of {self.text}, {self.file}"
+        return f"{counted(self.run.windows, 'window')} of {self.run.length_tokens} tokens of {self.text}, {self.file}"
 
 
 def quality_of(one: Simulated, comparison: Comparison) -> Quality | None:
@@ -58,7 +58,7 @@ def quality_notes(comparison: Comparison) -> tuple[str, ...]:
     if not found:
         return ()
     where = "; ".join(dict.fromkeys(quality.source for quality in found))
-    return (f"Perplexity: measured, and in brackets its increase over the dense model on the same text ({where}).",)
+    return (f"Perplexity: measured, and in brackets its increase over the dense model on the same windows ± its standard error ({where}).",)
 
 
 def _parameters(method: dict[str, Any]) -> dict[str, Any]:

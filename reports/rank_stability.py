@@ -9,11 +9,11 @@ from itertools import combinations
 import numpy as np
 
 from xmsim.configs.costs import Term
-from xmsim.reports.estimates import area_of, energy_of, energy_terms
+from xmsim.reports.estimates import area_beside, energy_beside, energy_terms
 from xmsim.reports.load import Simulated
 from xmsim.reports.totals import machine_totals
 from xmsim.reports.views import ViewGroup
-from xmsim.reports.words import listed
+from xmsim.reports.words import listed, percent
 from xmsim.sim.propagation import samples
 
 SAFE = 0.95  # a machine that wins at least so often, wins
@@ -42,12 +42,14 @@ class Ranking:
 def rankings(group: ViewGroup) -> tuple[Ranking, ...]:
     """By energy, and by speed at equal area and equal power; those for which two machines are estimated."""
     found = (
-        _ranking(group, "energy of chip and DRAM", lambda one: energy_terms(costs) if (costs := energy_of(one)) else None, weighted=False),
-        _ranking(group, "speed at equal area", lambda one: area.terms if (area := area_of(one)) else None, weighted=True),
+        _ranking(
+            group, "energy of chip and DRAM", lambda one: energy_terms(costs) if (costs := energy_beside(one)) else None, weighted=False
+        ),
+        _ranking(group, "speed at equal area", lambda one: area.terms if (area := area_beside(one)) else None, weighted=True),
         _ranking(
             group,
             "speed at equal power",  # time × power is energy
-            lambda one: costs.on_chip_energy.terms if (costs := energy_of(one)) else None,
+            lambda one: costs.on_chip_energy.terms if (costs := energy_beside(one)) else None,
             weighted=False,
         ),
     )
@@ -61,13 +63,14 @@ def rank_sentences(group: ViewGroup) -> tuple[str, ...]:
         return ()
     lines = []
     for ranking in found:
-        pairs = [f"{winner} over {loser} (p = {chance:.2f})" for winner, loser, chance in ranking.unsafe()]
+        pairs = [f"{winner} over {loser} ({percent(chance)} of draws)" for winner, loser, chance in ranking.unsafe()]
         if pairs:
             lines.append(f"{group.name}: not safe by {ranking.criterion}: {listed(pairs)}; the error bars allow the other order.")
     sure = [ranking.criterion for ranking in found if not ranking.unsafe()]
     if sure:
         lines.append(
-            f"{group.name}: every ranking by {listed(sure)} holds with p ≥ {SAFE:g} within the error bars, which trust the inventories."
+            f"{group.name}: every ranking by {listed(sure)} holds in {percent(SAFE)} of draws from the error bars, or more; "
+            "they trust the inventories."
         )
     return tuple(lines)
 

@@ -10,7 +10,7 @@ from xmsim.reports.bench import Bench, Series, benches
 from xmsim.reports.collection import Collection
 from xmsim.reports.comparison_views import ENERGY, EQUAL_AREA, PAPERS, RAW, View, comparison_views, dense_gops, energy_ratios
 from xmsim.reports.equal_accuracy import AccuracyGroup
-from xmsim.reports.estimates import area_of, bar_words, energy_of, missing_energy
+from xmsim.reports.estimates import area_beside, area_of, bar_words, costs_beside, energy_beside, energy_of, missing_energy
 from xmsim.reports.layer_bounds import LayerBound, layer_bounds
 from xmsim.reports.load import Comparison, Simulated
 from xmsim.reports.prediction_cost import prediction_cost
@@ -83,24 +83,28 @@ def _ratio(cycles: int, roofline_cycles: int) -> Cell:
 
 
 def costs_table(comparison: Comparison) -> Table:
-    """Area, power and energy of every machine with their bars; what was published stands apart."""
+    """Area, power and energy of every machine with their bars, as made and at the node of all; what was published stands apart."""
+    node_nm = next((one.moved_costs.node_nm for one in comparison.simulated if one.moved_costs), None)
     columns = (
         "machine",
         "view",
+        "node, nm",
         "area, mm²",
         "power on chip, mW",
         "energy on chip, µJ",
         "energy of DRAM, µJ",
         "energy, µJ",
+        *([f"area at {node_nm:g} nm, mm²", f"energy at {node_nm:g} nm, µJ"] if node_nm else []),
         "published area, mm²",
         "estimated from",
         "published where",
     )
-    rows = [_costs_row(one) for one in comparison.simulated]
+    rows = [_costs_row(one, node_nm) for one in comparison.simulated]
     return Table("simulated", "Estimated area, power and energy, nominal (5 to 95 %)", columns, rows)
 
 
-def _costs_row(one: Simulated) -> list[Cell]:
+def _costs_row(one: Simulated, node_nm: float | None) -> list[Cell]:
+    """`node_nm`: at which some machines were estimated anew; None: all are made at one."""
     machine, area, energy = one.record.machine, area_of(one), energy_of(one)
     published: Cell = Number(machine.area_mm2, significant(machine.area_mm2)) if machine.area_mm2 else NOT_KNOWN
     energies: list[Cell] = ["not estimated"] * 4
@@ -111,12 +115,17 @@ def _costs_row(one: Simulated) -> list[Cell]:
             _barred(energy.dram_energy.total, 1e-6, derivation_id(one, "dram")),
             _barred(energy.energy, 1e-6, derivation_id(one, "on-chip")),
         ]
-    costs = one.record.costs
+    costs, beside = one.record.costs, costs_beside(one)
+    moved: list[Cell] = [NOT_KNOWN] * 2 if node_nm else []
+    if node_nm and beside and beside.node_nm == node_nm:
+        moved = [_barred(beside.area.total, 1.0), _barred(beside.energy, 1e-6) if energy else missing_energy(one)]
     return [
         one.label,
         one.record.view,
+        Number(costs.node_nm, f"{costs.node_nm:g}") if costs else NOT_KNOWN,
         _barred(area.total, 1.0, derivation_id(one, "area")) if area else "not estimated",
         *energies,
+        *moved,
         published,
         f"tables at {costs.node_nm:g} nm" if costs and energy else missing_energy(one),
         machine.area_source,
@@ -208,7 +217,8 @@ def accuracy_table(found: AccuracyGroup) -> Table:
     views = {view.name: view.speedups for view in (*comparison_views(found.group), energy_ratios(found.group))}
     rows = []
     for one, quality in zip(found.group.members, found.qualities, strict=True):
-        totals, area, energy = machine_totals(one.record), area_of(one), energy_of(one)
+        totals, area, energy = machine_totals(one.record), area_beside(one), energy_beside(one)
+        own_node = one.moved_costs is None  # what a number opens is estimated there
         row: list[Cell] = [
             one.label,
             one.method,
@@ -217,9 +227,9 @@ def accuracy_table(found: AccuracyGroup) -> Table:
             Number(totals.cycles, f"{totals.cycles:,}"),
             Number(totals.time_ms, _time(totals)),
             _view_cell(views[RAW].get(one.label)),
-            _barred(energy.energy, 1e-6, derivation_id(one, "on-chip")) if energy else missing_energy(one),
+            _barred(energy.energy, 1e-6, derivation_id(one, "on-chip") if own_node else "") if energy else missing_energy(one),
             _view_cell(views[ENERGY].get(one.label)),
-            _barred(area.total, 1.0, derivation_id(one, "area")) if area else "not estimated",
+            _barred(area.total, 1.0, derivation_id(one, "area") if own_node else "") if area else "not estimated",
             _view_cell(views[EQUAL_AREA].get(one.label)),
         ]
         rows.append(row)
@@ -437,4 +447,5 @@ def files_table(collection: Collection) -> Table:
         [one.path.name, "predicted and measured", f"{len(one.record.runs)} predictions for kernels on {one.record.host.cpu}", one.software]
         for one in collection.predicted
     ]
+    rows += [[one.path.name, "counted", f"masks of {len(one.record.methods)} methods", one.software] for one in collection.masks]
     return Table("plain", "Files", ("file", "kind", "of", "written by xmsim"), rows)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from xmsim.reports.bench import Bench, benches
 from xmsim.reports.collection import Collection
-from xmsim.reports.comparison_views import EQUAL_AREA, RAW, View, comparison_views, energy_ratios
+from xmsim.reports.comparison_views import EQUAL_AREA, RAW, View, comparison_views, energy_ratios, node_sentences
 from xmsim.reports.cross_check import sure_words
 from xmsim.reports.difference.difference import difference_between
 from xmsim.reports.equal_accuracy import accuracy_groups, unused_targets
@@ -71,7 +71,7 @@ def _which(group: ViewGroup, comparison: Comparison) -> str:
     elif len(group.members) < 2:
         lines = ["Every machine was given a mask of its own, so their times are not set side by side."]
     else:
-        lines = [f"{name} {listed(reasons)}." for name, reasons in _bests(group).items()]
+        lines = [f"{name}{_loss_words(name, group, comparison)} {listed(reasons)}." for name, reasons in _bests(group).items()]
     for accuracy in accuracy_groups(comparison):
         own = min(accuracy.group.members[1:], key=lambda one: machine_totals(one.record).time_ms)
         ratio = comparison_views(accuracy.group)[0].speedups[own.label]  # raw
@@ -80,19 +80,26 @@ def _which(group: ViewGroup, comparison: Comparison) -> str:
     return " ".join(lines)
 
 
+def _loss_words(name: str, group: ViewGroup, comparison: Comparison) -> str:
+    """` (perplexity +2.5 ± 0.1 %)`, what the machine's method costs; empty: nothing, or it is not known."""
+    one = next((one for one in group.members if one.label == name), None)
+    quality = quality_of(one, comparison) if one else None
+    return f" (perplexity {quality.run.increase_words})" if quality and quality.run.perplexity_increase else ""
+
+
 def _bests(group: ViewGroup) -> dict[str, list[str]]:
     """{machine: what it is the best by, with its ratio}."""
     views = {view.name: view for view in comparison_views(group)}
     found = (
-        ("is the fastest: {}× {}", views[RAW]),
-        ("is the fastest for its size: {}× {} at equal area", views[EQUAL_AREA]),
-        ("needs the least energy: {}× less than {}", energy_ratios(group)),
+        ("is the fastest", ": {}× {}", views[RAW]),
+        ("is the fastest for its size", ": {}× {} at equal area", views[EQUAL_AREA]),
+        ("needs the least energy", ": {}× less than {}", energy_ratios(group)),
     )
     names: dict[str, list[str]] = {}
-    for words, view in found:
+    for words, by, view in found:
         if best := _best(view):
             name, ratio, base = best
-            names.setdefault(name, []).append(words.format(ratio, base))
+            names.setdefault(name, []).append(words if name == base else words + by.format(ratio, base))
     return names
 
 
@@ -194,11 +201,12 @@ def _how_sure(best: Simulated, group: ViewGroup, collection: Collection, compari
     unsafe.sort(key=lambda pair: pair[1] not in named)  # those that the answers above rest on come first
     if unsafe:
         first = [pair for pair in unsafe if pair[1] in named] or unsafe[:1]
-        pairs = listed(f"{winner} over {loser} by {criterion} (p = {chance:.2f})" for criterion, winner, loser, chance in first)
+        pairs = listed(f"{winner} over {loser} by {criterion} ({percent(chance)} of draws)" for criterion, winner, loser, chance in first)
         more = f"; nor are {counted(len(unsafe) - len(first), 'other order')}" if len(unsafe) > len(first) else ""
         lines.append(f"Not safe within the error bars: {pairs}{more}.")
     elif found:
-        lines.append("Within the error bars of area and energy every ranking holds with p ≥ 0.95.")
+        lines.append("Every ranking by energy, at equal area and at equal power holds in 95 % of draws from the error bars, or more.")
+    lines += [f"Area and energy are compared {sentence[0].lower()}{sentence[1:]}" for sentence in node_sentences(group)]
     lines.append(_accuracy_words(group, comparison))
     if unused := unused_targets(comparison):
         lines += unused[:1]
@@ -216,7 +224,7 @@ def _predicted_words(collection: Collection) -> list[str]:
 def _cycles_words(best: Simulated) -> str:
     if best.record.sampling:
         return f"The time is an estimate from a sample of heads, {sampled_time(best)}; a model's count, and no chip was run."
-    return "Cycles are exact for the modelled machines, and no chip was run."
+    return "Cycles are an exact count of what the models do; no chip was run, and what a model assumes has no error bar."
 
 
 def _accuracy_words(group: ViewGroup, comparison: Comparison) -> str:
@@ -226,10 +234,11 @@ def _accuracy_words(group: ViewGroup, comparison: Comparison) -> str:
     unknown = [one for one in named if one not in [other for other, _ in known]]
     lines = []
     if known:
-        costs = listed(f"{one.label} {100 * quality.run.perplexity_increase:+.1f} %" for one, quality in known)
+        costs = listed(f"{one.label} {quality.run.increase_words}" for one, quality in known)
         lines.append(f"Perplexity over dense: {costs} ({known[0][1].source}).")
     if unknown:
         names = listed(f"{one.label}'s method ({one.method})" for one in unknown)
         verb = "costs" if len(unknown) == 1 else "cost"
-        lines.append(f"What {names} {verb} in accuracy is not known here: give an evaluation (xmsim evaluate).")
+        options = " ".join(f"--machine {one.record.machine.name}" for one in unknown)
+        lines.append(f"What {names} {verb} in accuracy is not known here: give an evaluation (xmsim evaluate MODEL {options}).")
     return " ".join(lines) or "Dense attention costs no accuracy."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import io
 import re
 import sys
 from pathlib import Path
@@ -44,6 +46,21 @@ def test_what_running_text_says_in_numbers_is_what_the_records_hold(page: str) -
 def test_the_numbers_of_the_density_figure_are_those_of_the_record() -> None:
     record = read_evaluation(ROOT / "reports" / "measured" / "evaluation_xm_tiny.json")
     assert perplexity_density(record).csv() == (ROOT / "docs" / "figures" / "perplexity_density.csv").read_text(encoding="utf-8")
+
+
+def test_the_numbers_of_the_speedup_figure_are_what_the_machines_give(tmp_path: Path) -> None:
+    pytest.importorskip("torch")  # extracts the trace
+    made = script("make_speedup_figure").figure(tmp_path).csv()
+    written = (ROOT / "docs" / "figures" / "speedup_simulated.csv").read_text(encoding="utf-8")
+    ours, theirs = ([row.items() for row in csv.DictReader(io.StringIO(text))] for text in (made, written))
+    assert len(ours) == len(theirs) > 30
+    for row, other in zip(ours, theirs, strict=True):
+        for (column, value), (same, stated) in zip(row, other, strict=True):
+            assert column == same
+            if re.fullmatch(r"[0-9.e+-]+", value):  # floats of a model differ in their last bits from host to host
+                assert float(value) == pytest.approx(float(stated), rel=0.02), "run: python docs/make_speedup_figure.py"
+            else:
+                assert value == stated
 
 
 def test_the_headline_comparison_on_synthetic_operands_is_what_the_models_give(capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,6 +85,8 @@ def prefill_skipping(gpu: GpuConfig, workload: AttentionWorkload) -> HostPredict
 def prefill_gathering(gpu: GpuConfig, workload: AttentionWorkload, *, shared: bool) -> HostPrediction:
     """Attention over each row's own keys: both rows of every kept pair pass the shared memory once for all heads that share a list.
 
+    A floor: rows that are read together are taken to lie in different banks, which those of real lists do not (docs/kernels/cuda.md).
+
     Args:
         shared: the heads of a KV head keep the same keys.
     Source: section 2.3, one floating-point operation a byte.

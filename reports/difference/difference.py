@@ -44,6 +44,11 @@ def difference_between(one: Simulated, other: Simulated, comparison: Comparison)
     notes = list(comparison.left_out)
     if one.record.machine.clock_mhz != other.record.machine.clock_mhz:
         notes.append("The clocks differ, so that cycles of the two are of different length; milliseconds are above.")
+    if energies and (nodes := [source.record.costs.node_nm for source in (one, other) if source.record.costs])[0] != nodes[-1]:
+        notes.append(
+            f"{one.label} is made at {nodes[0]:g} nm and {other.label} at {nodes[-1]:g} nm: a part of each step in energy is the node's; "
+            "xmsim compare sets them side by side at one."
+        )
     if why:
         notes.append(f"No energy: {why}.")
     return Difference(

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 OBJECTIVES = {  # field: what an axis calls it; less is better
     "latency_ms": "latency, ms",
-    "energy_uj": "energy, µJ",
-    "area_mm2": "area, mm²",
+    "energy_uj": "energy, µJ (nominal)",
+    "area_mm2": "area, mm² (nominal)",
     "perplexity": "perplexity a token (measured)",
 }
 PANEL_INCHES = 3.6

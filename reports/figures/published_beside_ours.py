@@ -80,7 +80,7 @@ def _draw(rows: tuple[ClaimPoint, ...]) -> Canvas:
     for axes, panel in zip(grid, panels, strict=True):
         _draw_panel(axes, [row for row in rows if (row.claim, row.quantity) == panel])
     grid[-1].set_xlim(min(0.8, 0.7 * low), 1.7 * high)
-    grid[-1].set_xlabel("speedup (×, logarithmic): published, simulated and measured are series of their own")
+    grid[-1].set_xlabel("times as fast, or times less energy (logarithmic): published, simulated and measured are series of their own")
     figure.legend(handles=[_mark(source) for source in SHAPES], loc="outside upper right", ncols=3)
     return figure
 

@@ -40,6 +40,7 @@ class SpeedupBar:
     density: float
     perplexity: float | None  # None: no evaluation of this method was given
     perplexity_increase: float | None  # over dense, as a fraction
+    perplexity_increase_error: float | None  # its standard error
     time_ms: float | None  # simulated, after normalisation; None: not known, or energy
     time_low_ms: float | None
     time_high_ms: float | None
@@ -106,6 +107,7 @@ def speedup_bars(group: ViewGroup, comparison: Comparison) -> list[SpeedupBar]:
                     machine_totals(one.record).density,
                     quality.run.perplexity if quality else None,
                     quality.run.perplexity_increase if quality else None,
+                    quality.run.loss_increase_error if quality else None,
                     *_numbers(view.times_ms.get(one.label)),
                     *_numbers(view.speedups.get(one.label)),
                     baseline=view.baseline,
@@ -193,5 +195,6 @@ def _label(row: SpeedupBar) -> str:
     name, _, method = row.machine.partition(" · ")
     lines = [name, fill(method or row.method, METHOD_LETTERS), f"density {significant(row.density)}"]
     if row.perplexity is not None and row.perplexity_increase is not None:
-        lines.append(f"perplexity {100 * row.perplexity_increase:+.1f} %" if row.perplexity_increase else "perplexity of dense")
+        error = f" ± {100 * row.perplexity_increase_error:.1f}" if row.perplexity_increase_error is not None else ""
+        lines.append(f"perplexity {100 * row.perplexity_increase:+.1f}{error} %" if row.perplexity_increase else "perplexity of dense")
     return "\n".join(lines)

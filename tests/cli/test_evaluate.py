@@ -52,6 +52,16 @@ def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     return Terminal(tmp_path, monkeypatch, capsys)
 
 
+def test_a_machine_is_evaluated_with_the_method_that_it_runs_each_once(terminal: Terminal):
+    words = [word for name in ("sanger", "sanger_skewed", "salo", "dense") for word in ("--machine", name)]
+    status, _, _ = terminal.run("--length", 64, "--windows", 1, *words)
+    assert status == 0
+    dense, sanger, window = read_evaluation(terminal.folder / "evaluation" / "evaluation.json").runs
+    assert dense.label == "dense" and (sanger.label, sanger.method["threshold"]) == ("sanger, 4-bit 1:1", 2e-3)
+    assert window.label == "window"
+    assert "no machine nosuch" in terminal.refused("--machine", "nosuch")
+
+
 def test_it_prints_a_row_for_each_method_and_length_and_writes_the_record_the_table_and_the_plot(terminal: Terminal):
     (terminal.folder / "artifact.json").write_text(json.dumps(ARTIFACT))
     methods = [word for name in ("xm", "xm:1_4_6bit", "artifact.json") for word in ("--method", name)]

@@ -13,6 +13,7 @@ from xmsim.reference.kernels.native import offered_isa
 MEASURES_FOR_A_MINUTE = {"calibrate"}  # its steps are shortened in test_calibrate.py
 ORDER = [
     "doctor",
+    "show",
     "extract",
     "trace info",
     "simulate",
@@ -55,12 +56,14 @@ def test_examples_work_as_printed(monkeypatch, capsys, tmp_path):
         assert printed
     assert (tmp_path / "report" / "report.html").exists()
     summary = printed.split("\n\n")[-1].strip().splitlines()
+    (sure,) = (line for line in summary if line.startswith("How sure: "))
+    assert "Perplexity over dense: " in sure and "± " in sure and "not known" not in sure
     assert len(summary) <= 10 and (tmp_path / "xmsim-demo" / "report" / "report.html").exists()
     for start in ("How much faster than what you have: ", "CPU dense attention", "CPU sparse attention"):
         assert any(line.startswith(start) for line in summary), start
     results = {path.name for path in (tmp_path / "xmsim-demo" / "results").iterdir()}
     decoded = {"dynax_l.decode.json", "dense_causal.decode.json"} | ({"host.decode.json"} if offered_isa() else set())
-    assert results == {"dynax_s.json", "dynax_l.json", "dense.json", "dense_causal.json", "host.json"} | decoded
+    assert results == {"dynax_s.json", "dynax_l.json", "dense.json", "dense_causal.json", "host.json", "evaluation.json"} | decoded
 
 
 def test_every_verb_is_in_this_list(monkeypatch, capsys):

@@ -58,9 +58,30 @@ def test_extract_prints_one_line_with_units_and_info_tells_the_rest(model: Path,
     for table in tables:
         assert [line.split()[0] for line in table.splitlines()[2:5]] == ["0", "2", "all"]
     # dense, all layers: density 100 %, full density 65 / 128, kv density 100 %, no empty block, every tile live; unions of the last
-    # row of 1, 4, 16, 64 and 128 (64 there are), and of one head; 2080 pairs fill 160 sub-rows of 16
-    unions = ["32.5", "34.0", "40.0", "64.0", "64.0", "32.5"]
+    # row of 1, 4, 16, 64 and 128 (64 there are); 2080 pairs fill 160 sub-rows of 16
+    unions = ["32.5", "34.0", "40.0", "64.0", "64.0"]
     assert tables[1].splitlines()[4].split() == ["all", "100.0", "50.8", "100.0", "0.0", *["100.0"] * 5, *unions, "81.2"]
+    # a KV head's one head: unions of the last row of 1, 16 and 32
+    together = tables[1].split("dense: 1 query head of a KV head together")[1].splitlines()
+    assert together[4].split() == ["all", *["100.0"] * 3, "32.5", "40.0", "48.0", "1.00"]
+
+
+def test_info_keeps_statistics_and_predictions_of_a_gpu_in_a_file(model: Path, text: Path, tmp_path: Path):
+    from xmsim.workloads.methods.mask_record import GROUP_ROWS, read_masks
+
+    run("extract", model, "--text", text, "--tokens", 64, "--layers", "0,2", "--out", tmp_path / "trace")
+    shown = run("info", tmp_path / "trace", "--method", "dense", "--method", "nm", "--gpu", "h200", "--out", tmp_path / "masks.json")
+    assert shown.exit_code == 0, shown.output
+    assert "h200: predicted by constants that nothing validates" in shown.stdout
+    assert shown.stdout.endswith(f"wrote {tmp_path / 'masks.json'}\n")
+    record = read_masks(tmp_path / "masks.json")
+    assert [one.method["name"] for one in record.methods] == ["dense", "nm"]
+    assert (record.gpu, record.group_rows, record.trace["path"]) == ("h200", GROUP_ROWS, "trace")
+    dense, pruned = ([layer.statistics for layer in one.layers] for one in record.methods)
+    assert len(dense) == len(pruned) == 2
+    assert dense[0].unions[3] == 64 > pruned[0].unions[0] > 0 and dense[0].gather_turns == 1 < pruned[0].gather_turns
+    for layer in record.methods[0].layers:  # every tile is live, and skipping costs something
+        assert layer.gpu.skipping_ms > layer.gpu.dense_ms > 0.003
 
 
 def test_masks_and_weights_are_a_line_each_with_their_maker_and_info_repeats_them(model: Path, text: Path, tmp_path: Path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xmsim.cli.report_models import layer_costs, predictions
+from xmsim.cli.report_models import costs_at_node, layer_costs, predictions
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 RECORDS = GOLDEN / "records"
@@ -38,6 +38,21 @@ def test_a_record_of_other_tables_or_of_none_has_no_energy_of_layers(record):
     assert layer_costs(replace(record, costs=replace(record.costs, energy=energy))) == {}
     assert layer_costs(replace(record, costs=None)) == {}
     assert layer_costs(replace(record, machine=replace(record.machine, model="of_somebody_else"))) == {}
+
+
+def test_at_its_own_node_a_machine_costs_what_its_record_says_and_at_a_smaller_one_less(record):
+    technology = record.machine.config["technology"]
+    assert costs_at_node(record, technology["node_nm"], technology["voltage_v"]).area.total == record.costs.area.total
+    small = costs_at_node(record, 22.0, 0.8)
+    assert small.node_nm == 22.0 and small.dram_energy.total == record.costs.dram_energy.total
+    for name in ("area", "on_chip_energy"):
+        assert all(own.nominal < getattr(record.costs, name).by_unit[unit].nominal for unit, own in getattr(small, name).by_unit.items())
+
+
+def test_a_record_of_other_tables_or_a_node_beyond_them_moves_nowhere(record):
+    energy = replace(record.costs.energy, nominal=1.01 * record.costs.energy.nominal)
+    assert costs_at_node(replace(record, costs=replace(record.costs, energy=energy)), 22.0, 0.8) is None
+    assert costs_at_node(record, 999.0, 0.8) is None
 
 
 def test_a_calibration_predicts_the_records_of_its_own_processor_only(tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from xmsim.configs.costs import Bar, Costs, Factor, Term
-from xmsim.reports.collection import load
+from xmsim.reports.collection import collect, load
 from xmsim.reports.comparison_views import (
     comparison_views,
     dense_gops,
@@ -13,6 +15,7 @@ from xmsim.reports.comparison_views import (
     equal_area,
     equal_peak,
     equal_power,
+    node_sentences,
     papers_normalisation,
     raw,
 )
@@ -86,6 +89,42 @@ def test_energy_of_a_file_whose_runs_are_not_all_compared_is_left_out_and_its_ar
     assert equal_power(group).missing["dynax_s"].startswith("the estimate is of all runs of its file")
 
 
+def of_two_nodes(simulated, estimated, models):
+    """dense at 28 nm and dynax_s at 56, both of 1 mm² and 4 µJ of DRAM, 6 µJ on chip; what `models` say of dynax_s at 28."""
+    made = [
+        {"config": {"clock_mhz": 500.0, "technology": {"node_nm": node, "voltage_v": volts}}} for node, volts in ((28.0, 0.9), (56.0, 1.1))
+    ]
+    large = replace(estimated(area_mm2=1.0), node_nm=56.0)
+    files = [
+        simulated("d.json", machine="dense", method="dense", costs=estimated(area_mm2=1.0), **made[0]),
+        simulated("s.json", costs=large, **made[1]),
+    ]
+    (group,) = view_groups(collect(files, models).main)
+    return group
+
+
+def test_machines_of_two_nodes_stand_side_by_side_at_that_of_the_baseline(simulated, estimated, made_up_models):
+    asked = []
+
+    def smaller(record, node_nm, voltage_v):
+        asked.append((record.machine.name, node_nm, voltage_v))
+        return estimated(area_mm2=0.25, chip_uj=1.0)
+
+    group = of_two_nodes(simulated, estimated, replace(made_up_models, costs_at_node=smaller))
+    assert asked == [("dynax_s", 28.0, 0.9)]
+    assert equal_area(group).speedups["dynax_s"].nominal == pytest.approx(4)  # as fast, a quarter of the area
+    assert equal_power(group).speedups["dynax_s"].nominal == pytest.approx(6)
+    assert energy_ratios(group).speedups["dynax_s"].nominal == pytest.approx(10 / 5)
+    assert "At 28 nm, for which estimates are made anew of dynax_s (56 nm)" in " ".join(equal_area(group).pitfalls)
+    assert {ranking.probabilities[1][0] for ranking in rankings(group)} == {1.0}
+
+
+def test_a_machine_that_cannot_be_moved_to_the_node_of_the_others_is_named(simulated, estimated, made_up_models):
+    group = of_two_nodes(simulated, estimated, made_up_models)  # which move nothing
+    assert equal_area(group).speedups["dynax_s"].nominal == pytest.approx(1)
+    assert node_sentences(group) == ("Not at one node, as no estimate at 28 nm can be made here: dynax_s (56 nm).",)
+
+
 def test_an_order_that_shared_rows_decide_is_safe_however_wide_the_bars_are(simulated, estimated):
     group = group_of(
         simulated("d.json", machine="dense", method="dense", costs=estimated(chip_uj=6.0)),
@@ -95,7 +134,7 @@ def test_an_order_that_shared_rows_decide_is_safe_however_wide_the_bars_are(simu
     assert energy.probabilities[1][0] == power.probabilities[1][0] == 1.0  # 2 % less of the same rows is less in every draw
     assert area.probabilities[0][1] == 0.5  # equal in all: no order
     assert area.unsafe() == (("dense", "dynax_s", 0.5),)
-    assert any("Native view: not safe by speed at equal area: dense over dynax_s (p = 0.50)" in line for line in rank_sentences(group))
+    assert any("Native view: not safe by speed at equal area: dense over dynax_s (50 % of draws)" in line for line in rank_sentences(group))
     assert any("every ranking by energy of chip and DRAM and speed at equal power holds" in line for line in rank_sentences(group))
 
 

@@ -18,6 +18,7 @@ from xmsim.reports.long_table import long_table
 from xmsim.reports.prediction_cost import prediction_cost
 from xmsim.reports.quality import quality_of
 from xmsim.reports.tables import costs_table, layer_energy_table, layers_table, machines_table, prediction_table
+from xmsim.reports.verdict import verdict
 from xmsim.sim.result import read_result, write_result
 from xmsim.workloads.evaluation import EvaluatedRun, EvaluatedText, EvaluationRecord, write_evaluation
 
@@ -63,6 +64,8 @@ def test_perplexity_of_exactly_the_method_that_ran_stands_beside_the_speedup(tmp
     assert (row.perplexity, row.perplexity_increase) == pytest.approx((21.000256, 0.0500128))
     assert any("21.0 (+5.0 %)" in getattr(cell, "text", "") for cell in machines_table(comparison).rows[0])
     assert any("256 tokens of a text, evaluation.json" in note for note in speedup_simulated(comparison).notes)
+    which = verdict(collect([simulated("a.json"), other, evaluation]))[0].answer
+    assert which.startswith("dynax_s (perplexity +5.0 %) is the fastest")
 
 
 def test_no_prediction_is_the_same_as_none_stated(tmp_path, simulated, host):

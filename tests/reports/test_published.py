@@ -63,6 +63,23 @@ def test_dynax_over_sanger_is_given_as_simulated_and_at_equal_multipliers_and_cl
     }
 
 
+def test_energies_of_two_nodes_are_given_as_made_and_at_one(simulated, estimated, made_up_models):
+    nodes = ({"node_nm": 28.0, "voltage_v": 0.9}, {"node_nm": 55.0, "voltage_v": 1.0})
+    own, others = ({"clock_mhz": 500.0, "technology": technology} for technology in nodes)
+    files = [
+        simulated("a.json", machine="dynax_s", costs=estimated(chip_uj=1.0), config=own),
+        simulated("b.json", machine="sanger", costs=replace(estimated(chip_uj=6.0), node_nm=55.0), config=others),
+    ]
+    models = replace(made_up_models, costs_at_node=lambda record, node_nm, voltage_v: estimated(chip_uj=2.0))
+    values = {own.name: own.value for own in compared_claims(collect(files, models))[1].ours}
+    assert values == {
+        "chip alone, at 28 and 55 nm": pytest.approx(6.0),
+        "chip and DRAM, at 28 and 55 nm": pytest.approx(2.0),  # 4 µJ of DRAM each
+        "chip alone, both at 28 nm": pytest.approx(2.0),
+        "chip and DRAM, both at 28 nm": pytest.approx(1.2),
+    }
+
+
 def test_a_machine_of_the_other_view_is_not_what_a_paper_compares(simulated):
     files = [simulated("a.json", machine="dynax_s"), simulated("b.json", machine="sanger", view="same mask")]
     assert compared_claims(collect(files))[0].ours == ()

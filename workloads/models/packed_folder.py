@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from xmsim.configs.errors import RecordError
+from xmsim.configs.files import check_ordinary
 from xmsim.reference.formats import FORMATS, DenseTiles, Macko, SparseBitmap, StoredFormat, read_format
 from xmsim.workloads.models.linear_exchange import kernel_kinds, plain_layer, put_layer
+from xmsim.workloads.pruning.pattern import weight_matrix
 
 LAYERS_FILE = "linear_layers.safetensors"  # xmsim.weights: the matrices of the linear layers by their modules' names
 REST_FILE = "other_weights.safetensors"  # everything else, as transformers calls it
@@ -24,11 +29,17 @@ def read_packed_folder(folder: str) -> tuple[dict[str, Any], dict[str, StoredFor
     """All tensors but the packed matrices, and these.
 
     Raises:
-        RecordError: the matrices are damaged, or of a later version.
+        RecordError: either file is damaged, or of a later version.
     """
     from safetensors.torch import load_file
 
-    return load_file(Path(folder) / REST_FILE), read_format(Path(folder) / LAYERS_FILE)
+    path = Path(folder) / REST_FILE
+    try:
+        check_ordinary(path)
+        rest = load_file(path)
+    except (OSError, SafetensorError, ValueError, TypeError, MemoryError) as error:
+        raise RecordError(f"{path}: cannot be read ({error}); convert the model again") from error
+    return rest, read_format(Path(folder) / LAYERS_FILE)
 
 
 def put_packed_layers(model: Any, matrices: Matrices, dtype: Any) -> None:
@@ -41,10 +52,14 @@ def put_packed_layers(model: Any, matrices: Matrices, dtype: Any) -> None:
         dtype: torch dtype; matrices that are stored in another are unpacked, rounded and packed again, int8 stays.
     Raises:
         AttributeError: the model has no such layer.
+        ValueError: the layer has another shape.
     """
     for name, matrix in matrices.items():
-        bias = model.get_submodule(name).bias
+        own = model.get_submodule(name)
+        bias, shape = own.bias, tuple(weight_matrix(own).shape)
         layer = _dense_layer(matrix, bias, dtype) if model.device.type != "cpu" else _kernel_layer(matrix, bias, dtype)
+        if (layer.out_features, layer.in_features) != shape:
+            raise ValueError(f"{name} is stored as {layer.out_features} × {layer.in_features}, and the configuration asks for {shape}")
         put_layer(model, name, layer.to(model.device))
 
 

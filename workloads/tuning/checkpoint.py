@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,12 @@ class Progress:
 AnyProgress = TypeVar("AnyProgress", bound=Progress)
 
 
+@dataclass(frozen=True, slots=True)
+class _Header:
+    plan: dict[str, Any]
+    progress: Any  # as encoded
+
+
 class Checkpoint(Generic[AnyProgress]):
     """The folder `<out>.part` of a training that is not finished."""
 
@@ -63,7 +70,7 @@ class Checkpoint(Generic[AnyProgress]):
 
     def _check(self) -> None:
         if self.exists:
-            found = self._header()["plan"]
+            found = self._header().plan
             if other := [key for key in self._plan if self._plan[key] != found.get(key)]:
                 raise XmsimError(
                     f"{self.folder}: holds an unfinished {self._name} with another {', '.join(other)}; "
@@ -72,12 +79,14 @@ class Checkpoint(Generic[AnyProgress]):
         elif self.folder.exists() and (not self.folder.is_dir() or any(not child.match(".*.tmp") for child in self.folder.iterdir())):
             raise XmsimError(f"{self.folder}: exists and is no unfinished {self._name}; move it away or choose another --out")
 
-    def _header(self) -> dict[str, Any]:
+    def _header(self) -> _Header:
         try:
             with safe_open(self._file, framework="pt") as file:
-                header: dict[str, Any] = json.loads(file.metadata()[_KEY])
-                return header
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+                header = json.loads(file.metadata()[_KEY])
+            if not isinstance(header["plan"], dict):
+                raise ValueError("its plan is no mapping")
+            return _Header(header["plan"], header["progress"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
             raise XmsimError(f"{self._file}: not a checkpoint of xmsim, or a damaged one ({error}); delete {self.folder}") from error
 
     def write(self, parameters: dict[str, Any], optimizer: Any, progress: AnyProgress) -> None:
@@ -105,26 +114,65 @@ class Checkpoint(Generic[AnyProgress]):
         """Put weights and optimizer state back; gives how far the training had come.
 
         Raises:
-            XmsimError: the file is damaged.
+            XmsimError: the file is damaged; nothing was put back.
         """
         import torch
 
-        progress = decode(self._kind, self._header()["progress"], str(self._file))
+        progress = decode(self._kind, self._header().progress, str(self._file))
+        weights: dict[str, Any] = {}
         states: dict[int, dict[str, Any]] = {}
         try:
-            with safe_open(self._file, framework="pt") as file, torch.no_grad():
-                for name, parameter in parameters.items():
-                    parameter.copy_(file.get_tensor(f"weight/{name}"))
+            with safe_open(self._file, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (a safetensors file is no mapping)
                     owner, _, rest = key.partition("/")
-                    if owner == "optimizer":
+                    if owner == "weight":
+                        weights[rest] = file.get_tensor(key)
+                    else:
                         index, name = rest.split("/")
                         states.setdefault(int(index), {})[name] = file.get_tensor(key)
-        except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+            _check_progress(progress, states)
+            _check_weights(weights, parameters)
+            _check_states(states, [parameter for group in optimizer.param_groups for parameter in group["params"]])
+        except (OSError, SafetensorError, ValueError, RuntimeError, MemoryError) as error:
             raise XmsimError(f"{self._file}: a damaged checkpoint ({error}); delete {self.folder}") from error
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(weights[name])
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
         return progress
 
     def delete(self) -> None:
         """Forget the training: it is finished, or cannot be."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _check_progress(progress: Progress, states: Mapping[int, object]) -> None:
+    """Raises: ValueError: steps without the optimizer's state that they leave, or a time that cannot be."""
+    if progress.seconds < 0 or bool(progress.losses) != bool(states):
+        raise ValueError(f"{progress.steps} steps in {progress.seconds:g} s do not go with an optimizer of {len(states)} states")
+
+
+def _check_weights(weights: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+    """Raises: ValueError: not these parameters, each of its shape, all finite."""
+    if other := sorted(weights.keys() ^ parameters.keys()):
+        raise ValueError(f"weights of another model, e.g. {other[0]}")
+    for name, parameter in parameters.items():
+        _check_tensor(f"weight {name}", weights[name], parameter)
+
+
+def _check_states(states: Mapping[int, Mapping[str, Any]], parameters: Sequence[Any]) -> None:
+    """Raises: ValueError: not of these parameters, or not the same for each; a parameter that no gradient reached has none."""
+    kinds = {frozenset(state) for state in states.values()}
+    if len(kinds) > 1 or not all(0 <= index < len(parameters) for index in states):
+        raise ValueError("optimizer states of other parameters")
+    for index, state in states.items():
+        for name, tensor in state.items():
+            if tensor.ndim or name != "step":
+                _check_tensor(f"optimizer state {name} of parameter {index}", tensor, parameters[index])
+
+
+def _check_tensor(name: str, tensor: Any, parameter: Any) -> None:
+    if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
+        raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {parameter.dtype} {tuple(parameter.shape)}")
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name} is not finite")

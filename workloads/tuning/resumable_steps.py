@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from xmsim.configs.errors import XmsimError
 from xmsim.workloads.models.loading import ModelError
 from xmsim.workloads.tuning.checkpoint import AnyProgress, Checkpoint
 from xmsim.workloads.tuning.loop import TuningLoop
@@ -26,7 +27,10 @@ def resume(loop: TuningLoop, checkpoint: Checkpoint[AnyProgress], begin: Callabl
         XmsimError: the checkpoint is damaged, or there is no room for one.
     """
     if checkpoint.exists:
-        return checkpoint.read(loop.parameters, loop.optimizer)
+        found = checkpoint.read(loop.parameters, loop.optimizer)
+        if found.steps > loop.steps:
+            raise XmsimError(f"{checkpoint.folder}: a damaged checkpoint ({found.steps} steps of {loop.steps}); delete it")
+        return found
     progress = begin()
     checkpoint.write(loop.parameters, loop.optimizer, progress)  # whether there is room for one is known now
     return progress

@@ -41,6 +41,7 @@ def _app() -> typer.Typer:
     from xmsim.cli.extract import extract
     from xmsim.cli.measure import measure
     from xmsim.cli.prune import prune
+    from xmsim.cli.show import show
     from xmsim.cli.simulate import simulate
     from xmsim.cli.sweep import sweep
     from xmsim.cli.trace import info
@@ -56,6 +57,7 @@ def _app() -> typer.Typer:
     app.callback()(_options)
     _add(app, demo, "xmsim demo --out xmsim-demo")
     _add(app, doctor, "xmsim doctor")
+    _add(app, show, "xmsim show dynax_s --out my_dynax.yaml")
     _add(app, extract, "xmsim extract xm-tiny --tokens 1024 --out xm-tiny-trace")
     trace = _typer("Look into a trace.")
     _add(trace, info, "xmsim trace info xm-tiny-trace")

@@ -38,6 +38,10 @@ def evaluate(
             "channels, 6 bits) for low-bit prediction of its scores. Every shipped one by default; dense is always there."
         ),
     ] = None,
+    machine: Annotated[
+        list[str] | None,
+        typer.Option(help="The method that this machine runs, thresholds and bits as its YAML has them; repeat it for more."),
+    ] = None,
     protocol: Annotated[str, typer.Option(help="How windows are cut and scored: dynax, wanda or teal.")] = "dynax",
     windows: Annotated[int | None, typer.Option(help="Only so many windows of each length; all of the text by default.")] = None,
     dtype: Annotated[str, typer.Option(help="Of weights and computation: float32, bfloat16 or float16.")] = "float32",
@@ -87,7 +91,8 @@ def evaluate(
     from xmsim.workloads.quality.solve import solvable_methods, solve_methods, solve_targets
 
     plan = _activation_plan(dynamic_sparsity, histograms, greedy, scoring, policy)
-    methods = [load_method(name) for name in method or (() if plan else (*shipped_methods(), *LOW_BIT))]
+    names = method or (() if plan or machine else (*shipped_methods(), *LOW_BIT))
+    methods = [*map(load_method, names), *_methods_of(machine or [])]
     lengths = length or [1024]
     plans = [window_plan(protocol, one) for one in lengths]  # a wrong word is answered before anything is fetched
     targets = solve_targets(solve) if solve is not None else ()
@@ -181,6 +186,16 @@ def _pattern_lines(expected: Pattern | Mapping[str, Pattern] | None, groups: lis
     yield f"pattern {', '.join(names)}: {obeying} of {everything} groups obey it, {throughout}"
     for layer in broken:
         yield f"  {layer.name}: {layer.obeying} of {layer.groups}, {100 * layer.share:.2f} %"
+
+
+def _methods_of(machines: list[str]) -> list[Method]:
+    """What these machines run, each once."""
+    from xmsim.accel_models import load_accelerator
+
+    methods: list[Method] = []
+    for found in (load_accelerator(name).config.method.load() for name in machines):
+        methods += [] if found in methods else [found]
+    return methods
 
 
 def _corpus(text: Path | None, dataset: str | None) -> Corpus:

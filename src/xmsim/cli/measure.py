@@ -98,6 +98,7 @@ def measure(
         source, model = None, source
     if source is not None:
         _measure_trace(Path(source), method, layers, window, decode, threads, device, out or Path("measured.json"))
+        _warn_of_load()
         return
     if decode is not None:
         raise XmsimError("--decode is of a trace; a model decodes as many tokens as --max-new-tokens says")
@@ -132,6 +133,14 @@ def measure(
         measure_table(experiments, out or Path(f"measured-{date.today().isoformat()}"), plan)
     else:
         measure_one(plan, out or Path("generation.json"))
+    _warn_of_load()
+
+
+def _warn_of_load() -> None:
+    from xmsim.workloads.measuring.host import load_warning
+
+    if warning := load_warning():
+        typer.echo(warning)
 
 
 def _is_model(source: str, *, generates: bool) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from xmsim.workloads.measuring import host
-from xmsim.workloads.measuring.host import AMX_GRANTED, cpu_features, describe_host
+from xmsim.workloads.measuring.host import AMX_GRANTED, cpu_features, describe_host, load_warning
 
 
 def test_the_host_is_described_from_what_the_system_says() -> None:
@@ -50,3 +50,12 @@ def test_amx_is_asked_for_on_linux_x86_only(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     monkeypatch.setattr(host.ctypes, "CDLL", None)  # a call would raise
     assert host._amx_granted() is False
+
+
+def test_a_busy_host_is_said_to_be_busy_and_a_quiet_one_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    for load, busy in ((6.0, False), (6.1, True)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert ("load 6.1 on 4 cores" in load_warning()) == busy == bool(load_warning())
+    monkeypatch.delattr(os, "getloadavg")
+    assert load_warning() == ""

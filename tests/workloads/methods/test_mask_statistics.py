@@ -6,7 +6,8 @@ import pytest
 from xmsim.traces.manifest import Bias
 from xmsim.traces.store import LayerTrace
 from xmsim.workloads.methods.library import load_method
-from xmsim.workloads.methods.mask_statistics import TILE_ROWS, mask_statistics, mean_statistics
+from xmsim.workloads.methods.mask_record import GROUP_ROWS, TILE_ROWS, mean_statistics
+from xmsim.workloads.methods.mask_statistics import mask_statistics
 
 TOKENS = 192  # three blocks of 64 keys
 
@@ -24,7 +25,9 @@ def test_dense_attention_leaves_nothing_out():
     assert dense.empty_blocks == 0 and dense.low_blocks is None
     assert dense.live_tiles == (1.0,) * len(TILE_ROWS)
     rows_by_block, pairs = 64 + 2 * 64 + 3 * 64, TOKENS * (TOKENS + 1) / 2
-    assert dense.unions[0] == dense.group_union == pairs / rows_by_block
+    assert dense.unions[0] == dense.group_unions[0] == pairs / rows_by_block
+    assert dense.group_live_tiles == (1.0,) * len(GROUP_ROWS)
+    assert dense.gather_turns == 1  # eight keys side by side lie in eight banks
     assert dense.unions[TILE_ROWS.index(64)] == 64  # the last query of a tile sees its whole block
     sub_rows = 64 * (4 + 4 + 4) + 3 * sum(-(-seen // 16) for seen in range(1, 65))  # 16 pairs hold a quarter of a full stripe
     assert dense.load_balance == pytest.approx(pairs / (16 * sub_rows))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from xmsim.configs.errors import XmsimError
+from xmsim.configs.errors import RecordError, XmsimError
 from xmsim.reference.formats import read_format
 from xmsim.workloads.extraction.extract import model_facts
 from xmsim.workloads.models.convert import PACKERS, convert_model
@@ -112,3 +115,43 @@ def test_packed_weights_are_not_trained(pruned: Path, tmp_path: Path):
     convert_model(str(pruned), out=tmp_path / "packed", format="bitmap")
     with pytest.raises(ModelError, match="its linear layers are packed, and those are not trained"):
         check_trainable(load_model(str(tmp_path / "packed")), 32, asked_by="recipe", option="--length")
+
+
+def test_a_damaged_packed_folder_is_refused_by_the_name_of_its_file(pruned: Path, tmp_path: Path):
+    convert_model(str(pruned), out=tmp_path / "packed", format="bitmap")
+    rest = tmp_path / "packed" / REST_FILE
+    rest.write_bytes(rest.read_bytes()[:100])
+    with pytest.raises(RecordError, match=f"{REST_FILE}: cannot be read .*; convert the model again"):
+        load_model(str(tmp_path / "packed"))
+    rest.unlink()
+    os.mkfifo(rest)
+    with pytest.raises(RecordError, match="a pipe or device"):
+        load_model(str(tmp_path / "packed"))
+
+
+def test_matrices_of_another_shape_than_the_configuration_says_are_refused(pruned: Path, tmp_path: Path):
+    convert_model(str(pruned), out=tmp_path / "packed", format="bitmap")
+    config = tmp_path / "packed" / "config.json"
+    sizes = json.loads(config.read_text())
+    config.write_text(json.dumps(sizes | {"intermediate_size": sizes["intermediate_size"] // 2}))
+    with pytest.raises(ModelError, match=r"is stored as .* and the configuration asks for"):
+        load_model(str(tmp_path / "packed"))
+
+
+def test_a_model_that_would_take_forever_to_build_is_refused_at_once(pruned: Path, tmp_path: Path):
+    shutil.copytree(pruned, tmp_path / "endless")
+    config = tmp_path / "endless" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 2**31 - 1}))
+    with pytest.raises(ModelError, match="asks for 2147483647 layers"):
+        load_model(str(tmp_path / "endless"))
+
+
+def test_a_tokenizer_of_another_model_is_refused(pruned: Path, tmp_path: Path):
+    shutil.copytree(pruned, tmp_path / "mixed")
+    words = tmp_path / "mixed" / "tokenizer.json"
+    content = json.loads(words.read_text())
+    entry = next(name for name in content["model"]["vocab"] if len(name) == 1)
+    content["model"]["vocab"][entry] = 10**6
+    words.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="the tokenizer has a token 1000000, the model reads tokens 0 to"):
+        load_model(str(tmp_path / "mixed"))
