@@ -23,6 +23,7 @@ from xmsim.workloads.measurement import MEASUREMENT_VERSION, MeasurementRecord
 from xmsim.workloads.measuring.calibration.record import CALIBRATION_VERSION, CalibrationRecord
 from xmsim.workloads.measuring.generation_record import GENERATION_VERSION, GenerationRecord
 from xmsim.workloads.measuring.host_check_record import CROSS_CHECK_VERSION, HOST_CHECK_VERSION, CrossCheckRecord, HostCheckRecord
+from xmsim.workloads.methods.mask_record import MASKS_VERSION, MaskRecord
 from xmsim.workloads.pruning.record import PRUNING_VERSION, PruningRecord
 from xmsim.workloads.tuning.record import TUNING_VERSION, TuningRecord
 
@@ -42,6 +43,7 @@ def schemas() -> dict[str, dict[str, Any]]:
         f"calibration.v{CALIBRATION_VERSION}.json": record_schema("calibration", CALIBRATION_VERSION, dataclass_schema(CalibrationRecord)),
         f"host_check.v{HOST_CHECK_VERSION}.json": record_schema("host_check", HOST_CHECK_VERSION, dataclass_schema(HostCheckRecord)),
         f"cross_check.v{CROSS_CHECK_VERSION}.json": record_schema("cross_check", CROSS_CHECK_VERSION, dataclass_schema(CrossCheckRecord)),
+        f"masks.v{MASKS_VERSION}.json": record_schema("masks", MASKS_VERSION, dataclass_schema(MaskRecord)),
         f"tuning.v{TUNING_VERSION}.json": record_schema("tuning", TUNING_VERSION, dataclass_schema(TuningRecord)),
         f"pruning.v{PRUNING_VERSION}.json": record_schema("pruning", PRUNING_VERSION, dataclass_schema(PruningRecord)),
         f"difference.v{DIFFERENCE_VERSION}.json": record_schema("difference", DIFFERENCE_VERSION, dataclass_schema(Difference)),

@@ -14,6 +14,7 @@ from xmsim.workloads.measurement import read_measurement
 from xmsim.workloads.measuring.calibration.record import read_calibration
 from xmsim.workloads.measuring.generation_record import read_generation
 from xmsim.workloads.measuring.host_check_record import read_cross_check, read_host_check
+from xmsim.workloads.methods.mask_record import read_masks
 from xmsim.workloads.pruning.record import read_pruning
 from xmsim.workloads.tuning.record import read_tuning
 
@@ -51,6 +52,7 @@ GOLDEN = {
     "calibration.v1.json": "records/calibration.v1.json",
     "host_check.v1.json": "records/host_check.v1.json",
     "cross_check.v1.json": "records/cross_check.v1.json",
+    "masks.v1.json": "records/masks.v1.json",
     "trace.v1.json": "trace_v1/manifest.json",
     "trace.v2.json": "trace_v2/manifest.json",
 }
@@ -91,6 +93,8 @@ def test_golden_records_stay_readable(tmp_path):
     assert read_calibration(records / "calibration.v1.json").threads == (1, 2)
     assert read_host_check(records / "host_check.v1.json").bounds["as calibrated"].mean == 0.1
     assert read_cross_check(records / "cross_check.v1.json").runs[0].bound_by == "memory"
+    pruned, dense = read_masks(records / "masks.v1.json").methods
+    assert (pruned.method["name"], dense.layers[0].statistics.live_tiles, dense.layers[0].gpu.dense_ms > 0) == ("xm", (1.0,) * 5, True)
     (tmp_path / "tuning.json").write_bytes((records / "tuning.v1.json").read_bytes())
     assert read_tuning(tmp_path).steps == 100
     (tmp_path / "pruning.json").write_bytes((records / "pruning.v1.json").read_bytes())

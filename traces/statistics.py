@@ -51,14 +51,32 @@ def union_size(keep: Mask, *, rows: int, block: int) -> float:
     return _mean_live_count(_any_of_rows(keep, rows), block)
 
 
-def group_union_size(keep: Mask, *, kv_heads: int, block: int) -> float:
-    """Mean number of different keys of `block` that the query heads of a KV head keep together for one query.
+def group_keep(keep: Mask, kv_heads: int) -> Mask:
+    """What any query head of a KV head keeps; [kv_heads, queries, keys].
 
-    The mean is over the blocks of a query of which any of these heads keeps a key; 0 where there is none. `keep` is
-    [heads, queries, keys], and neighbouring heads share a KV head.
+    `keep` is [heads, queries, keys], and neighbouring heads share a KV head. The functions of this module say of it what the heads of a
+    KV head need together.
     """
-    groups = keep.reshape(kv_heads, -1, *keep.shape[1:])
-    return _mean_live_count(np.logical_or.reduce(groups, axis=1), block)
+    together: Mask = np.logical_or.reduce(keep.reshape(kv_heads, -1, *keep.shape[1:]), axis=1)
+    return together
+
+
+def gather_turns(keep: Mask, *, banks: int = 8) -> float:
+    """Mean number of turns in which as many kept keys of a row as there are banks are read at once, key j from bank j mod `banks`.
+
+    The keys of a row are taken in ascending order; a last read of fewer keys does not count. 1 where no two keys of a read meet in a bank,
+    `banks` where all do; 0 where no row keeps so many.
+    """
+    turns, reads = 0, 0
+    for head in keep.reshape(-1, *keep.shape[-2:]):
+        row, key = np.nonzero(head)
+        kept = np.bincount(row, minlength=len(head))
+        place = np.arange(len(row)) - (np.cumsum(kept) - kept)[row]  # of a key among those of its row
+        key = key[place < kept[row] // banks * banks]  # reads follow each other, `banks` keys each
+        read = np.arange(len(key)) // banks
+        in_bank = np.bincount(read * banks + key % banks, minlength=len(key)).reshape(-1, banks)
+        turns, reads = turns + int(in_bank.max(axis=1, initial=0).sum()), reads + len(in_bank)
+    return turns / max(1, reads)
 
 
 def _count(mask: Mask) -> int:

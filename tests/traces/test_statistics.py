@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xmsim.traces.statistics import block_classes, block_counts, group_union_size, live_tile_share, union_size
+from xmsim.traces.statistics import block_classes, block_counts, gather_turns, group_keep, live_tile_share, union_size
 
 
 def mask(*rows: str) -> np.ndarray:
@@ -58,7 +58,7 @@ def test_a_union_counts_the_different_keys_of_a_tile_and_leaves_out_dead_tiles()
     assert union_size(keep, rows=1, block=2) == 6 / 5
     assert union_size(keep, rows=2, block=2) == 5 / 3  # keys 0 and 1; key 3; keys 0 and 1
     assert union_size(keep, rows=4, block=4) == 5 / 2
-    assert group_union_size(keep, kv_heads=1, block=4) == (2 + 1 + 1 + 2) / 4
+    assert union_size(group_keep(keep, 1), rows=1, block=4) == (2 + 1 + 1 + 2) / 4
 
 
 @settings(max_examples=60, deadline=None)
@@ -78,7 +78,7 @@ def test_the_union_with_one_row_equals_the_list(data: st.DataObject, block: int)
     lists = block_counts(keep, block)
     size = union_size(keep, rows=1, block=block)
     assert size == mean(lists[lists > 0].tolist())
-    assert size == group_union_size(keep, kv_heads=3, block=block)
+    assert size == union_size(group_keep(keep, 3), rows=1, block=block)
 
 
 @settings(max_examples=40, deadline=None)
@@ -94,8 +94,31 @@ def test_a_union_shrinks_to_the_list_where_neighbours_agree_and_never_exceeds_it
 @given(data=st.data(), block=st.integers(1, 8))
 def test_the_union_of_a_group_is_that_of_its_heads_keys(data: st.DataObject, block: int):
     keep = random_mask(data, heads=6)
-    sizes = group_union_size(keep, kv_heads=2, block=block)
+    sizes = union_size(group_keep(keep, 2), rows=1, block=block)
     lists: dict[tuple[int, int, int], set[int]] = {}
     for head, query, key in zip(*np.nonzero(keep), strict=True):
         lists.setdefault((head // 3, query, key // block), set()).add(key)
     assert sizes == mean([len(keys) for keys in lists.values()])
+
+
+def test_keys_of_one_bank_are_read_one_after_the_other():
+    together, apart = np.zeros((2, 1, 40), bool), np.zeros((1, 1, 40), bool)
+    together[0, 0, [0, 4, 8, 9]] = True  # banks 0, 0, 0 and 1 of 4
+    together[1, 0, [0, 1, 2, 3, 4, 8, 12]] = True  # 0, 1, 2, 3; three more are no whole read
+    apart[0, 0, [3, 6, 9, 12]] = True
+    assert gather_turns(together, banks=4) == (3 + 1) / 2
+    assert gather_turns(apart, banks=4) == 1
+    assert gather_turns(apart, banks=8) == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), banks=st.sampled_from([2, 4, 8]))
+def test_a_read_takes_as_many_turns_as_its_fullest_bank_has_keys(data: st.DataObject, banks: int):
+    keep = random_mask(data, heads=2)
+    turns = []
+    for row in keep.reshape(-1, keep.shape[-1]):
+        keys = np.flatnonzero(row).tolist()
+        for at in range(0, len(keys) - banks + 1, banks):
+            in_bank = [key % banks for key in keys[at : at + banks]]
+            turns.append(max(in_bank.count(bank) for bank in in_bank))
+    assert gather_turns(keep, banks=banks) == mean(turns)

@@ -52,7 +52,7 @@ def costs_line(record: SimulationRecord) -> str | None:
         ("energy of DRAM", costs.dram_energy.total, 1e-6, "µJ"),
     )
     shown = "  ".join(f"{name} {bar_text(value, scale)} {unit}" for name, value, scale, unit in parts)
-    return f"{record.machine.name}  {shown}  (nominal, 5 to 95 %; xmsim explain says where from)"
+    return f"{record.machine.name}  {shown}  (at {costs.node_nm:g} nm; nominal, 5 to 95 %; xmsim explain says where from)"
 
 
 def bar_text(value: Bar, scale: float = 1.0) -> str:
