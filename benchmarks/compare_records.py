@@ -29,7 +29,7 @@ def main() -> None:
     news = [read_record(path, FORMAT, VERSION) for path in parser.parse_args().record]
     olds = [read_record(path, FORMAT, VERSION) for path in committed_benchmarks()]
     for word, records in (("committed", olds), ("new", news)):
-        print(f"{word:9} {', '.join(sorted({record['host']['cpu'] + ' on ' + record['host']['system'] for record in records}))}")
+        print(f"{word:9} {', '.join(sorted({host_name(record['host']) for record in records}))}")
     committed = {name: value for record in olds for name, value in numbers(record).items()}
     print(f"{'committed':>12} {'new':>12} {'ratio':>7}")
     for name, value in ((name, value) for record in news for name, value in numbers(record).items()):
@@ -37,9 +37,14 @@ def main() -> None:
         print(f"{old:12.3f} {value:12.3f} {value / old:7.2f}  {name}" if old else f"{'-':>12} {value:12.3f} {'-':>7}  {name}")
 
 
+def host_name(host: dict[str, Any]) -> str:
+    """Its processor, its GPU if there is one, and its system."""
+    return f"{host['cpu']}{' with ' + host['gpu'] if host.get('gpu') else ''} on {host['system']}"
+
+
 def committed_benchmarks() -> list[Path]:
-    """The committed files that benchmarks of a CPU wrote."""
-    paths = sorted(COMMITTED.glob("*_cpu.json"))
+    """The committed files that benchmarks of a CPU or a GPU wrote."""
+    paths = sorted(path for kind in ("cpu", "gpu") for path in COMMITTED.glob(f"*_{kind}.json"))
     return [path for path in paths if json.loads(path.read_text(encoding="utf-8"))["format"] == f"xmsim.{FORMAT}"]
 
 

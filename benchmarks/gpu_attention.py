@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gpu_rows import Row, WrongResult, one_line
+from gpu_shapes import Shapes
 from gpu_timing import Contender, copies_wanted, fastest, speedup, summary, timed_by_turns
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from xmsim.reference.kernels.cuda.attention import live_tiles, sparse_attention
 from xmsim.reference.kernels.cuda.decode import GpuKvCache, decode_attention
+from xmsim.reference.kernels.cuda.decode_batch import GpuKvBatch
 from xmsim.reference.kernels.cuda.key_codes import predicted_xm_words
 from xmsim.reference.kernels.kv_cache import KvCache
 from xmsim.reference.kernels.kv_cache import predicted_xm_words as judged_words
 
-HEADS, KV_HEADS, DIM = 32, 8, 128
-PREFILL_TOKENS = (4096, 16384, 32768)
-DECODE_TOKENS = (4096, 16384, 32768, 131072)
-LIVE_SHARES = (0.1, 0.2, 0.35, 1.0)  # of the tiles at or below the diagonal
-DECODE_DENSITY = 0.1
+DIM = 128  # channels of a head
 DTYPE = torch.bfloat16
 ALLOWED_ERROR = 8e-3  # relative
 ALLOWED_SHARE = 2.0**-6  # of the largest number, of any one
@@ -40,21 +39,23 @@ class Checked(NamedTuple):
     allowed_error: float  # the bound of the latter
 
 
-def torch_attentions(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool) -> dict[str, Run]:
-    """torch's attention by each of its backends that takes these operands."""
-    found = {}
+def torch_attentions(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool) -> tuple[dict[str, Run], list[str]]:
+    """torch's attention by each of its backends that takes these operands, and what the others said."""
+    found, refusals = {}, []
     for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
 
         def run(backend: SDPBackend = backend) -> torch.Tensor:
             with sdpa_kernel(backend):
                 return sdpa(q[None], k[None], v[None], is_causal=causal, enable_gqa=True)[0]
 
+        name = f"torch {backend.name.lower()}"
         try:
             run()
-        except RuntimeError:  # this backend does not serve the shape
+        except RuntimeError as error:
+            refusals.append(f"{name} does not serve {q.shape[1]} queries of {k.shape[1]} keys: {one_line(error)}")
             continue
-        found[f"torch {backend.name.lower()}"] = run
-    return found
+        found[name] = run
+    return found, refusals
 
 
 def tile_words(heads: int, tokens: int, live: float, device: str) -> torch.Tensor:
@@ -68,6 +69,15 @@ def tile_words(heads: int, tokens: int, live: float, device: str) -> torch.Tenso
     own = (torch.ones_like(row) << (row % TILE)) - 1 | torch.ones_like(row) << (row % TILE)
     words[:, row, row // TILE] &= own
     return words
+
+
+def key_words(masks: int, tokens: int, density: float, device: str) -> torch.Tensor:
+    """A causal mask of single keys at random, which neighbouring queries, 64 of them, share; int64 [masks, tokens, ceil(tokens / 64)]."""
+    rows, words = -(-tokens // TILE), -(-tokens // TILE)
+    shared = torch.rand(masks, rows, words, TILE, device=device) < density
+    packed = (shared.long() << torch.arange(TILE, device=device)).sum(3).repeat_interleave(TILE, dim=1)[:, :tokens]
+    seen = (torch.arange(tokens, device=device)[:, None] - TILE * torch.arange(words, device=device)).clamp(-1, TILE - 1)
+    return packed & torch.where(seen == TILE - 1, -1, (1 << (seen + 1)) - 1)
 
 
 def operands(heads: int, kv_heads: int, queries: int, keys: int, device: str) -> tuple[torch.Tensor, ...]:
@@ -100,17 +110,27 @@ def judged(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, words: torch.Tenso
 
 
 def check_prefill(heads: int, kv_heads: int, tokens: int, live: float, device: str) -> Checked:
-    """The errors of the tile-skipping kernel; raises where one is too large."""
+    """The errors of the tile-skipping kernel, each head with a mask of its own; raises where one is too large."""
     q, k, v = operands(heads, kv_heads, tokens, tokens, device)
     words = tile_words(heads, tokens, live, device)
     return _checked("prefill", sparse_attention(q, k, v, words), judged(q, k, v, words))
 
 
+def check_shared(heads: int, kv_heads: int, tokens: int, density: float, device: str) -> Checked:
+    """The errors where heads of a group share a mask of single keys, which another kernel may serve; raises where one is too large."""
+    q, k, v = operands(heads, kv_heads, tokens, tokens, device)
+    words = key_words(kv_heads, tokens, density, device)
+    return _checked("shared masks", sparse_attention(q, k, v, words), judged(q, k, v, words))
+
+
 def check_decode(heads: int, kv_heads: int, tokens: int, density: float, device: str) -> Checked:
-    """The errors of the gathering kernel; raises where one is too large."""
+    """The errors of the gathering kernel, for a sequence, and for one of each KV head beside each other; raises where one is too large."""
     q, k, v = operands(heads, kv_heads, 1, tokens, device)
-    cache, words = _cache(k, v), decode_words(kv_heads, tokens, density, device)
-    return _checked("decode", decode_attention(q[:, 0].contiguous(), cache, words), judged(q, k, v, words[:, None])[:, 0])
+    words, rows = decode_words(kv_heads, tokens, density, device), q[:, 0].contiguous()
+    wanted = judged(q, k, v, words[:, None])[:, 0]
+    alone = _checked("decode", decode_attention(rows, _cache(k, v), words), wanted)
+    beside = decode_attention(rows.unflatten(0, (kv_heads, -1)), _cache(k, v, kv_heads), words[:, None])
+    return max(alone, _checked("decode, a batch", beside.flatten(0, 1), wanted))
 
 
 def check_prediction(heads: int, kv_heads: int, tokens: int, device: str) -> float:
@@ -124,7 +144,7 @@ def check_prediction(heads: int, kv_heads: int, tokens: int, device: str) -> flo
     wanted = judged_words(q.cpu(), judge, group=PREDICTION_GROUP)[:, 0]
     different = (ours.words.cpu().numpy().view(np.uint64) != wanted).any(axis=1) & (ours.doubtful.cpu().numpy() == 0)
     if different.any():
-        raise SystemExit(f"prediction, {tokens} tokens: {int(different.sum())} of {kv_heads} lists are not those of the CPU")
+        raise WrongResult(f"prediction, {tokens} tokens: {int(different.sum())} of {kv_heads} lists are not those of the CPU")
     return kept_share(ours.words, tokens)
 
 
@@ -140,71 +160,143 @@ def decode_words(kv_heads: int, tokens: int, density: float, device: str) -> tor
     return (keep.long() << torch.arange(TILE, device=device)).sum(2)
 
 
-def measure_prefill(rounds: int, *, quick: bool) -> Iterator[dict[str, Any]]:
-    """Rows of a record, the mask given."""
-    error = check_prefill(4, 1, 1024, 0.3, "cuda")
-    for tokens in PREFILL_TOKENS[:1] if quick else PREFILL_TOKENS:
-        q, k, v = operands(HEADS, KV_HEADS, tokens, tokens, "cuda")
-        for live in LIVE_SHARES:
+def measure_prefill(shapes: Shapes, device: str, left_out: Collection[str]) -> Iterator[Row]:
+    """Masks of whole tiles, and of single keys that neighbouring queries share; torch on all of them."""
+    errors: dict[str, Checked] = {}
+    for name, check, share in (("prefill", check_prefill, 0.3), ("shared masks", check_shared, 0.2)):
+        try:
+            if name not in left_out:
+                errors[name] = check(8, 2, shapes.checked_prefill_tokens, share, device)
+        except WrongResult as wrong:
+            yield str(wrong)
+    for tokens in shapes.prefill_tokens:
+        wanted = copies_wanted(2 * DIM * tokens * (shapes.heads + 2 * shapes.kv_heads), shapes.most_copies)
+        copies = [operands(shapes.heads, shapes.kv_heads, tokens, tokens, device) for _ in range(wanted)]
+        refusals = torch_attentions(*copies[0], causal=True)[1]
+        yield from refusals
+        dense = [torch_attentions(*each, causal=True)[0] for each in copies]
+        for live in shapes.live_shares:
             # one mask for the heads of a group, as its words would fill the memory otherwise
-            words = tile_words(KV_HEADS, tokens, live, "cuda")
-            tiles = live_tiles(words)
-            runs = torch_attentions(q, k, v, causal=True)
-            runs["own, list given"] = partial(sparse_attention, q, k, v, words, tiles=tiles)
-            runs["own, list made"] = partial(sparse_attention, q, k, v, words)
-            samples = timed_by_turns([Contender(name, (run,)) for name, run in runs.items()], rounds)
-            base = fastest({name: each for name, each in samples.items() if name.startswith("torch")})
-            flop = 4 * DIM * TILE**2 * float(tiles.counts.sum()) * HEADS / KV_HEADS
-            for name, each in samples.items():
-                row = _row("prefill", name, tokens, base, each, samples[base], error)
-                if name.startswith("own"):
-                    row |= {"live_tiles": live, "live_tflops": flop / row["median_ms"] / 1e9}
-                yield row
+            words = tile_words(shapes.kv_heads, tokens, live, device)
+            for row in _prefill_rows(shapes, tokens, f"{live:.0%} of tiles", words, copies, dense, errors):
+                yield row | {"live_tiles": live} if isinstance(row, dict) and row["kernel"].startswith("own") else row
+        for kept in shapes.kept_shares:
+            words = key_words(shapes.kv_heads, tokens, kept, device)
+            for row in _prefill_rows(shapes, tokens, f"{kept:.0%} of keys", words, copies, dense, errors):
+                yield row | {"density": kept} if isinstance(row, dict) and row["kernel"].startswith("own") else row
 
 
-def measure_decode(rounds: int, *, quick: bool) -> Iterator[dict[str, Any]]:
-    """Rows of a record: X:M with its prediction, its two parts alone, and own dense on all keys as a control of the code path."""
-    error = check_decode(8, 2, 4096, DECODE_DENSITY, "cuda")
-    check_prediction(8, 2, 4096, "cuda")
-    for tokens in DECODE_TOKENS[:2] if quick else DECODE_TOKENS:
-        copies, densities = [], []
-        for _ in range(min(copies_wanted(4 * KV_HEADS * tokens * DIM), 16)):
-            q, k, v = decode_operands(HEADS, KV_HEADS, tokens, "cuda")
-            cache, row = _cache(k, v), q[:, 0].contiguous()
-            cache.predict_with(PREDICTION_BITS)
-            # the queries' largest magnitude is given, as in a model with recorded ones: to ask for it would wait for the GPU
-            predict = partial(predicted_xm_words, row, cache, group=PREDICTION_GROUP, q_max=float(row.abs().max()))
-            words = predict().words
-            densities.append(kept_share(words, tokens))
-            runs = torch_attentions(q, k, v, causal=False)
-            runs["own dense"] = partial(decode_attention, row, cache)
-            runs["own xm"] = lambda row=row, cache=cache, predict=predict: decode_attention(row, cache, predict().words)
-            runs["own xm, prediction alone"] = lambda predict=predict: predict().words
-            runs["own xm, keys given"] = partial(decode_attention, row, cache, words)
+def _prefill_rows(
+    shapes: Shapes,
+    tokens: int,
+    what: str,
+    words: torch.Tensor,
+    copies: list[tuple[torch.Tensor, ...]],
+    dense: list[dict[str, Run]],
+    errors: dict[str, Checked],
+) -> Iterator[Row]:
+    """torch beside our kernels on one mask: its tiles listed before, or in the call, or whatever serves the mask best."""
+    runs, flop, checks = [dict(each) for each in dense], 0.0, {}
+    if "prefill" in errors:
+        tiles = live_tiles(words)
+        flop = 4 * DIM * TILE**2 * float(tiles.counts.sum()) * shapes.heads / shapes.kv_heads
+        checks |= dict.fromkeys(("own, list given", "own, list made"), errors["prefill"])
+        for run, (q, k, v) in zip(runs, copies, strict=True):
+            run["own, list given"] = partial(sparse_attention, q, k, v, words, tiles=tiles)
+            run["own, list made"] = lambda q=q, k=k, v=v: sparse_attention(q, k, v, words, tiles=live_tiles(words))
+    if "shared masks" in errors:
+        checks["own, mask given"] = errors["shared masks"]
+        for run, (q, k, v) in zip(runs, copies, strict=True):
+            run["own, mask given"] = partial(sparse_attention, q, k, v, words)
+    samples, failures = timed_by_turns(_contenders(runs), shapes)
+    yield from failures
+    base = fastest({name: each for name, each in samples.items() if name.startswith("torch")})
+    for name, each in samples.items():
+        row = _row("prefill", f"prefill, {tokens} tokens, {what}", name, tokens, shapes, base, each, samples[base], checks.get(name))
+        yield row | {"live_tflops": flop / row["median_ms"] / 1e9} if name.startswith("own, list") else row
+
+
+def measure_decode(shapes: Shapes, device: str, left_out: Collection[str]) -> Iterator[Row]:
+    """X:M with its prediction, its two parts alone, and own dense on all keys as a control of the code path; then the same of batches."""
+    error, predicts = None, "prediction" not in left_out
+    try:
+        error = check_decode(8, 2, shapes.checked_decode_tokens, shapes.decode_density, device) if "decode" not in left_out else None
+    except WrongResult as wrong:
+        yield str(wrong)
+    try:
+        if predicts:
+            check_prediction(8, 2, shapes.checked_decode_tokens, device)
+    except WrongResult as wrong:
+        yield str(wrong)
+        predicts = False
+    for sequences, tokens in (*((1, tokens) for tokens in shapes.decode_tokens), *shapes.decode_batches):
+        heads, kv_heads = sequences * shapes.heads, sequences * shapes.kv_heads
+        copies, densities, refusals = [], [], []
+        for _ in range(copies_wanted(4 * kv_heads * tokens * DIM, shapes.most_copies)):
+            q, k, v = decode_operands(heads, kv_heads, tokens, device)
+            runs, refusals = torch_attentions(q, k, v, causal=False)  # to torch, sequences of one length are more heads
+            cache, row = _cache(k, v, sequences), q[:, 0].contiguous()
+            words, predict = decode_words(kv_heads, tokens, shapes.decode_density, device), None
+            if sequences > 1:
+                row, words = row.unflatten(0, (sequences, -1)), words.unflatten(0, (sequences, -1))
+            if predicts:
+                cache.predict_with(PREDICTION_BITS, k_max=float(k.abs().max()))
+                # the queries' largest magnitude is given, as in a model with recorded ones: to ask for it would wait for the GPU
+                predict = partial(predicted_xm_words, row, cache, group=PREDICTION_GROUP, q_max=float(row.abs().max()))
+                words = predict().words
+                runs["own xm, prediction alone"] = lambda predict=predict: predict().words
+            if error is not None:
+                runs["own dense"] = partial(decode_attention, row, cache)
+                runs["own xm, keys given"] = partial(decode_attention, row, cache, words)
+                if predict:
+                    runs["own xm"] = lambda row=row, cache=cache, predict=predict: decode_attention(row, cache, predict().words)
+            densities.append(kept_share(words.flatten(0, -2), tokens))
             copies.append(runs)
-        names = list(copies[0])
-        samples = timed_by_turns([Contender(name, tuple(runs[name] for runs in copies)) for name in names], rounds)
-        base = fastest({name: samples[name] for name in names if not name.startswith("own xm")})
-        for name in names:
-            row_of = _row("decode", name, tokens, base, samples[name], samples[base], error)
+        yield from refusals
+        samples, failures = timed_by_turns(_contenders(copies), shapes)
+        yield from failures
+        base = fastest({name: each for name, each in samples.items() if not name.startswith("own xm")})
+        for name, each in samples.items():
+            what = f"decode, {tokens} tokens" if sequences == 1 else f"decode, {sequences} sequences of {tokens} tokens"
+            row_of = _row("decode", what, name, tokens, shapes, base, each, samples[base], error) | {"sequences": sequences}
             yield row_of | {"kv_density": sum(densities) / len(densities) if name.startswith("own xm") else 1.0}
 
 
-def _cache(k: torch.Tensor, v: torch.Tensor) -> GpuKvCache:
-    cache = GpuKvCache(len(k), DIM, DTYPE, tokens=k.shape[1], device=str(k.device))
-    cache.append(k, v)
-    return cache
+def _contenders(copies: list[dict[str, Run]]) -> list[Contender]:
+    return [Contender(name, tuple(runs[name] for runs in copies)) for name in copies[0]]
 
 
-def _row(phase: str, name: str, tokens: int, base: str, samples: list[float], baseline: list[float], checked: Checked) -> dict[str, Any]:
-    ours = checked._asdict() if name.startswith("own") and not name.endswith("prediction alone") else {}
+def _cache(k: torch.Tensor, v: torch.Tensor, sequences: int = 1) -> GpuKvCache | GpuKvBatch:
+    """Keys and values [KV heads of all sequences, tokens, DIM] as a cache holds them."""
+    if sequences == 1:
+        cache = GpuKvCache(len(k), DIM, DTYPE, tokens=k.shape[1], device=str(k.device))
+        cache.append(k, v)
+        return cache
+    batch = GpuKvBatch(sequences, len(k) // sequences, DIM, DTYPE, tokens=k.shape[1], device=str(k.device))
+    for i, (keys, values) in enumerate(zip(*(x.unflatten(0, (sequences, -1)) for x in (k, v)), strict=True)):
+        batch.begin(i, keys, values)
+    return batch
+
+
+def _row(
+    phase: str,
+    what: str,
+    name: str,
+    tokens: int,
+    shapes: Shapes,
+    base: str,
+    samples: list[float],
+    baseline: list[float],
+    checked: Checked | None,
+) -> dict[str, Any]:
+    ours = checked._asdict() if checked and name.startswith("own") and not name.endswith("prediction alone") else {}
     return {
-        "name": f"{phase}, {tokens} tokens: {name}",
+        "name": f"{what}: {name}",
         "kernel": name,
         "phase": phase,
         "tokens": tokens,
-        "heads": HEADS,
-        "kv_heads": KV_HEADS,
+        "heads": shapes.heads,
+        "kv_heads": shapes.kv_heads,
         "head_dim": DIM,
         "dtype": "bfloat16",
         "baseline": base,
@@ -218,7 +310,7 @@ def _checked(what: str, out: torch.Tensor, wanted: torch.Tensor) -> Checked:
     difference = out.double() - wanted
     checked = Checked(float(difference.norm() / wanted.norm()), float(difference.abs().max()), ALLOWED_SHARE * float(wanted.abs().max()))
     if not checked.error <= ALLOWED_ERROR:
-        raise SystemExit(f"{what}: error {checked.error:.2e} exceeds {ALLOWED_ERROR}")
+        raise WrongResult(f"{what}: error {checked.error:.2e} exceeds {ALLOWED_ERROR}")
     if not checked.largest_error <= checked.allowed_error:
-        raise SystemExit(f"{what}: an error of {checked.largest_error:.2e} exceeds {checked.allowed_error:.2e}")
+        raise WrongResult(f"{what}: an error of {checked.largest_error:.2e} exceeds {checked.allowed_error:.2e}")
     return checked

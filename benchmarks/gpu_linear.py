@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
+from gpu_rows import Row, WrongResult, one_line
+from gpu_shapes import Shapes
 from gpu_timing import Contender, copies_wanted, fastest, speedup, summary, timed_by_turns
 
 from xmsim.reference.kernels.cuda import linear
 from xmsim.reference.kernels.cuda.weights import GpuColumnBitmap, GpuMacko, GpuTcaBme
 
-SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336), (28672, 8192))  # out_features, in_features of Llama-3-8B's layers and a 70B one
-SPARSITIES = (0.5, 0.6)
-TOKENS = (1, 8, 16)
 DTYPE = torch.bfloat16
 ALLOWED_ERROR = 8e-3  # relative, of a result that is rounded to bfloat16
 TORCH, DENSE = "torch linear", "own dense"
+KERNELS = (DENSE, "tca-bme", "macko", "teal", "spdp")  # ours, the simplest first
 
 Multiply = Callable[[torch.Tensor], torch.Tensor]
 
@@ -28,44 +29,64 @@ def problem(outputs: int, inputs: int, tokens: int, sparsity: float, device: str
     return weight.to(DTYPE), torch.randn(tokens, inputs, device=device).to(DTYPE)
 
 
-def kernels(weight: torch.Tensor, tokens: int, threshold: float) -> dict[str, tuple[Multiply, bool]]:
-    """{name: (kernel on this matrix, whether it drops inputs at or below the threshold)}; those that serve so many tokens."""
-    found: dict[str, tuple[Multiply, bool]] = {TORCH: (lambda x: torch.nn.functional.linear(x, weight), False)}
-    bitmap = GpuTcaBme.from_dense(weight)
-    found["tca-bme"] = (lambda x: linear.tca_bme_linear(x, bitmap), False)
-    if tokens == 1:
-        rows, columns, transposed = GpuMacko.from_dense(weight), GpuColumnBitmap.from_dense(weight), weight.T.contiguous()
-        found[DENSE] = (lambda x: linear.dense_linear(x, weight), False)
-        found["macko"] = (lambda x: linear.macko_linear(x, rows), False)
-        found["teal"] = (lambda x: linear.teal_linear(x, transposed, threshold=threshold), True)
-        found["spdp"] = (lambda x: linear.spdp_linear(x, columns, threshold=threshold), True)
-    return found
+def kernels(names: Iterable[str], weight: torch.Tensor, tokens: int, threshold: float) -> Iterator[tuple[str, Multiply, bool]]:
+    """Name, kernel on this matrix, whether it drops inputs at or below the threshold; those that serve so many tokens."""
+    for name in names:
+        if name == TORCH:
+            yield name, lambda x: torch.nn.functional.linear(x, weight), False
+        elif name == "tca-bme":
+            yield name, partial(linear.tca_bme_linear, weights=GpuTcaBme.from_dense(weight)), False
+        elif tokens > 1:
+            continue
+        elif name == DENSE:
+            yield name, lambda x: linear.dense_linear(x, weight), False
+        elif name == "macko":
+            yield name, partial(linear.macko_linear, weights=GpuMacko.from_dense(weight)), False
+        elif name == "teal":
+            yield name, partial(linear.teal_linear, columns=weight.T.contiguous(), threshold=threshold), True
+        else:
+            yield name, partial(linear.spdp_linear, weights=GpuColumnBitmap.from_dense(weight), threshold=threshold), True
 
 
-def check(outputs: int, inputs: int, tokens: int, sparsity: float, device: str) -> dict[str, float]:
-    """Relative errors against float64; raises where one is too large."""
+def check(name: str, outputs: int, inputs: int, tokens: int, sparsity: float, device: str) -> float | None:
+    """A kernel's relative error against float64; None where it does not serve so many tokens.
+
+    Raises:
+        WrongResult: it is too large.
+    """
     weight, x = problem(outputs, inputs, tokens, sparsity, device)
     threshold = float(x.float().abs().median())
-    errors = {}
-    for name, (multiply, drops) in kernels(weight, tokens, threshold).items():
+    for _, multiply, drops in kernels((name,), weight, tokens, threshold):
         given = torch.where(x.abs() > threshold, x, torch.zeros_like(x)) if drops else x
         wanted = given.double() @ weight.double().T
-        errors[name] = float((multiply(x).double() - wanted).norm() / wanted.norm())
-        if not errors[name] <= ALLOWED_ERROR:
-            raise SystemExit(f"{name}, {outputs} x {inputs}, {tokens} tokens: error {errors[name]:.2e} exceeds {ALLOWED_ERROR}")
-    return errors
+        error = float((multiply(x).double() - wanted).norm() / wanted.norm())
+        if not error <= ALLOWED_ERROR:
+            raise WrongResult(f"{name}, {outputs} x {inputs}, {tokens} tokens: error {error:.2e} exceeds {ALLOWED_ERROR}")
+        return error
+    return None
 
 
-def measure(rounds: int, *, quick: bool) -> Iterator[dict[str, Any]]:
-    """Rows of a record."""
-    for outputs, inputs in SHAPES[:2] if quick else SHAPES:
-        for tokens in TOKENS[:1] if quick else TOKENS:
-            for sparsity in SPARSITIES:
-                errors = check(outputs, inputs, tokens, sparsity, "cuda")
-                names, calls = _calls(outputs, inputs, tokens, sparsity)
-                samples = timed_by_turns([Contender(name, tuple(call[name] for call in calls)) for name in names], rounds)
-                base = fastest({name: samples[name] for name in (TORCH, DENSE) if name in samples})
+def measure(shapes: Shapes, device: str, left_out: Collection[str]) -> Iterator[Row]:
+    """Each kernel that is not left out, checked on the shape and then timed."""
+    names = [TORCH, *(name for name in KERNELS if name not in left_out)]
+    for outputs, inputs in shapes.linear:
+        for tokens in shapes.linear_tokens:
+            for sparsity in shapes.sparsities:
+                errors: dict[str, float] = {}
                 for name in names:
+                    try:
+                        error = check(name, outputs, inputs, tokens, sparsity, device)
+                    except Exception as problem_found:  # one kernel that fails does not stop the others
+                        yield f"{name} is not timed on {outputs} x {inputs}: {one_line(problem_found)}"
+                        continue
+                    if error is not None:
+                        errors[name] = error
+                copies = _copies(list(errors), shapes, outputs, inputs, tokens, sparsity, device)
+                contenders = [Contender(name, tuple(copy[name] for copy in copies)) for name in errors]
+                samples, failures = timed_by_turns(contenders, shapes)
+                yield from failures
+                base = fastest({name: samples[name] for name in (TORCH, DENSE) if name in samples})
+                for name in samples:
                     yield {
                         "name": f"linear {outputs}x{inputs}, {tokens} tokens, {sparsity:g} pruned: {name}",
                         "kernel": name,
@@ -82,11 +103,13 @@ def measure(rounds: int, *, quick: bool) -> Iterator[dict[str, Any]]:
                     }
 
 
-def _calls(outputs: int, inputs: int, tokens: int, sparsity: float) -> tuple[list[str], list[dict[str, Callable[[], Any]]]]:
+def _copies(
+    names: list[str], shapes: Shapes, outputs: int, inputs: int, tokens: int, sparsity: float, device: str
+) -> list[dict[str, Callable[[], Any]]]:
     """Calls on so many copies that weights come from memory."""
     copies = []
-    for _ in range(min(copies_wanted(outputs * inputs), 16)):
-        weight, x = problem(outputs, inputs, tokens, sparsity, "cuda")
-        found = kernels(weight, tokens, float(x.float().abs().median()))
-        copies.append({name: lambda x=x, multiply=multiply: multiply(x) for name, (multiply, _) in found.items()})
-    return list(copies[0]), copies
+    for _ in range(copies_wanted(outputs * inputs, shapes.most_copies)):
+        weight, x = problem(outputs, inputs, tokens, sparsity, device)
+        found = kernels(names, weight, tokens, float(x.float().abs().median()))
+        copies.append({name: partial(multiply, x) for name, multiply, _ in found})
+    return copies

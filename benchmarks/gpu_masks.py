@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from gpu_attention import DIM, HEADS, KV_HEADS, operands, torch_attentions
+from gpu_attention import DIM, operands, torch_attentions
+from gpu_rows import Row, WrongResult
+from gpu_shapes import Shapes
 from gpu_timing import Contender, fastest, speedup, summary, timed_by_turns
 
 from xmsim.reference.attention.torch_integers import largest_magnitude
 from xmsim.reference.kernels.cuda import masks
 from xmsim.reference.kernels.masks import Factors, LowBit, Rule, ScoreSource, xm_mask
 
-TOKENS = (4096, 16384, 32768)
 PREDICTIONS = (LowBit(2, 4), LowBit(4, 6))  # channels of which a query keeps one, and bits
 PARAMETERS = {"block": 64, "kept_high": 16, "kept_low": 8, "threshold_high": 1.0, "threshold_low": 0.1}
 
@@ -25,19 +26,23 @@ def check(heads: int, kv_heads: int, tokens: int) -> int:
         source = ScoreSource(q, k, DIM**-0.5, prediction)
         ours, wanted = xm_mask(source, device="cuda", **PARAMETERS), xm_mask(source, **PARAMETERS)
         if ours.kernel != "cuda" or (ours.words != wanted.words).any():
-            raise SystemExit(
+            raise WrongResult(
                 f"xm mask, 1:{prediction.group} {prediction.bits} bits, {tokens} tokens: made by {ours.kernel}, not the CPU's bits"
             )
         rows += heads * tokens
     return rows
 
 
-def measure(rounds: int, *, quick: bool) -> Iterator[dict[str, Any]]:
-    """Rows of a record: from codes that are there to words and counts."""
-    rows_checked = check(4, 1, 300)
-    for tokens in TOKENS[:1] if quick else TOKENS:
-        q, k, v = operands(HEADS, KV_HEADS, tokens, tokens, "cuda")
-        runs = torch_attentions(q, k, v, causal=True)
+def measure(shapes: Shapes, device: str, left_out: Collection[str]) -> Iterator[Row]:
+    """From codes that are there to words and counts."""
+    if "masks" in left_out:
+        yield "masks are not timed, as their check failed"
+        return
+    rows_checked = check(4, 1, shapes.checked_mask_tokens)
+    for tokens in shapes.mask_tokens:
+        q, k, v = operands(shapes.heads, shapes.kv_heads, tokens, tokens, device)
+        runs, refusals = torch_attentions(q, k, v, causal=True)
+        yield from refusals
         kept: dict[str, Any] = {}
         for prediction in PREDICTIONS:
             name = f"own xm mask, 1:{prediction.group} {prediction.bits} bits"
@@ -47,21 +52,23 @@ def measure(rounds: int, *, quick: bool) -> Iterator[dict[str, Any]]:
             rule = Rule.of_xm(0, tokens, **PARAMETERS)
             runs[name] = lambda codes=codes, rule=rule: masks.rule_mask(codes, rule).words
             kept[name] = int(masks.rule_mask(codes, rule).kept.sum())
-        samples = timed_by_turns([Contender(name, (run,)) for name, run in runs.items()], rounds)
+        samples, failures = timed_by_turns([Contender(name, (run,)) for name, run in runs.items()], shapes)
+        yield from failures
         base = fastest({name: each for name, each in samples.items() if name.startswith("torch")})
         for name in kept:
-            yield {
-                "name": f"mask, {tokens} tokens: {name}",
-                "kernel": name,
-                "phase": "mask",
-                "tokens": tokens,
-                "heads": HEADS,
-                "kv_heads": KV_HEADS,
-                "head_dim": DIM,
-                "dtype": "int8",
-                "baseline": base,
-                "rows_checked": rows_checked,
-                "density": kept[name] / (HEADS * tokens * (tokens + 1) / 2),
-                **summary(samples[name]),
-                **speedup(samples[base], samples[name]),
-            }
+            if name in samples:
+                yield {
+                    "name": f"mask, {tokens} tokens: {name}",
+                    "kernel": name,
+                    "phase": "mask",
+                    "tokens": tokens,
+                    "heads": shapes.heads,
+                    "kv_heads": shapes.kv_heads,
+                    "head_dim": DIM,
+                    "dtype": "int8",
+                    "baseline": base,
+                    "rows_checked": rows_checked,
+                    "density": kept[name] / (shapes.heads * tokens * (tokens + 1) / 2),
+                    **summary(samples[name]),
+                    **speedup(samples[base], samples[name]),
+                }

@@ -48,13 +48,14 @@ def _run(row: dict[str, Any]) -> MeasuredRun:
     else:
         operation = "dense attention" if density == 1.0 else "sparse attention"
     live = f", {row['live_tiles']:.0%} of tiles live" if row.get("live_tiles", 1.0) < 1 else ""
+    kept = f", {density:.0%} of keys kept" if row["phase"] == "prefill" and "density" in row else ""
     return MeasuredRun(
         layer=0,
         window=0,
         device="cuda",
         operation=operation,
         method="dense" if operation == "dense attention" else "xm",
-        backend=row["kernel"] + live,
+        backend=row["kernel"] + live + kept,
         dtype=row["dtype"],
         threads=1,
         query_tokens=1 if _phase(row) == "decode" else row["tokens"],

@@ -58,12 +58,12 @@ def compile_object(nvcc: Path, source: Path, out: Path, targets: Sequence[str] =
         BuildError: what nvcc said.
     """
     machine = [f"-gencode=arch={TARGETS[target]},code={target}" for target in targets]
-    options = ["-std=c++17", "-O3", *machine, "-Xptxas", "-v", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+    options = ["-std=c++17", "-O3", *machine, f"-I{SOURCES}", "-Xptxas", "-v", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
     return Compiled(out, _run([nvcc, *options, "-c", source, "-o", out]))
 
 
-def build_library(folder: Path) -> Path:
-    """Build the kernels for sm_80 and sm_90a into a folder; the path of the library.
+def build_library(folder: Path, sources: Sequence[Path] | None = None) -> Path:
+    """Build the kernels for sm_80 and sm_90a, or other sources, into a folder; the path of the library.
 
     Raises:
         BuildError: no nvcc, or what it said.
@@ -72,9 +72,9 @@ def build_library(folder: Path) -> Path:
     if nvcc is None:
         raise BuildError("no nvcc: install the CUDA toolkit and put nvcc on PATH, or set CUDA_HOME")
     folder.mkdir(parents=True, exist_ok=True)
-    sources = sorted(SOURCES.glob("*.cu"))
+    units = sorted(SOURCES.glob("*.cu")) if sources is None else sources
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(lambda source: compile_object(nvcc, source, Path(scratch) / f"{source.stem}.o").path, sources))
+        objects = list(pool.map(lambda source: compile_object(nvcc, source, Path(scratch) / f"{source.stem}.o").path, units))
         return _linked([nvcc, "-shared", "-cudart", "static", *objects], folder / LIBRARY)
 
 

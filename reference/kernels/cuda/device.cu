@@ -5,18 +5,7 @@ XM_API const char* xm_cuda_error(int code) {
 #ifdef __CUDACC__
   return cudaGetErrorString(static_cast<cudaError_t>(code));
 #else
-  return code ? "lanes waited for each other in vain" : "no error";
-#endif
-}
-
-// How many GPUs there are, or minus the code of CUDA's error.
-XM_API int xm_cuda_devices() {
-#ifdef __CUDACC__
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  return status == cudaSuccess ? count : -static_cast<int>(status);
-#else
-  return 0;
+  return code ? xmsim::emulator::reason() : "no error";
 #endif
 }
 

@@ -15,6 +15,11 @@ from typing import Any
 from xmsim.reference.kernels.native import library_path
 
 LIBRARY = "libxmsim_cuda.so"
+_LATE = "; it, or a kernel before it (CUDA_LAUNCH_BLOCKING=1 says which), ended all CUDA work of this process: start it again"
+_ADVICE = {  # by CUDA's code of an error, where its own words do not say the way out
+    209: "; the kernels are compiled for compute capability 8.x and 9.0, and this GPU has another",
+    **dict.fromkeys((700, 714, 715, 716, 717, 718, 719), _LATE),  # wrong addresses and instructions, known after the launch
+}
 LIBRARY_VARIABLE = "XMSIM_CUDA_LIBRARY"  # another build of it, e.g. the emulator, or "none"
 
 
@@ -112,4 +117,4 @@ def copy(source: Any, target: Any, *, blocks: int = 1056) -> None:
 def _error(status: int) -> str:
     describe = cuda_library().xm_cuda_error  # type: ignore[union-attr]
     describe.restype, describe.argtypes = c_char_p, (c_int,)
-    return str(describe(status).decode())
+    return str(describe(status).decode()) + _ADVICE.get(status, "")

@@ -1,27 +1,26 @@
 """What a CUDA graph cannot hold: where a call would wait for the GPU or copy from the host, torch's dispatcher sees it on the emulator."""
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
-
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from xmsim.reference.kernels.cuda import linear, ops, weights  # noqa: E402
 from xmsim.reference.kernels.cuda.attention import sparse_attention  # noqa: E402
 from xmsim.reference.kernels.cuda.decode import GpuKvCache, decode_attention  # noqa: E402
 from xmsim.reference.kernels.cuda.key_codes import predicted_xm_words  # noqa: E402
 from xmsim.reference.kernels.cuda.modules import GpuSpdpLinear, GpuTcaBmeLinear, GpuTealLinear  # noqa: E402
+from xmsim.reference.kernels.cuda.native import cuda_library  # noqa: E402
 
-WAITS = ("_local_scalar_dense", "lift_fresh", "nonzero", "masked_select", "_unique2")
 
+@pytest.fixture
+def refusing(monkeypatch):
+    """A mode that raises where a number is read back or a tensor is made of one on the host."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    import stand_in_gpu
 
-class Refusing(TorchDispatchMode):
-    """Raises where a number is read back or a tensor is made of one on the host."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if any(func.name() == f"aten::{name}" for name in WAITS):
-            raise AssertionError(f"{func.name()} cannot be captured")
-        return func(*args, **(kwargs or {}))
+    return stand_in_gpu.Refusing
 
 
 def dense(*shape):
@@ -36,7 +35,7 @@ def calls(device):
     cache = GpuKvCache(2, 64, tokens=256, device=device)
     cache.append(k, k)
     cache.predict_with(4)
-    words = torch.full((4, 9, 4), -1, device=device)
+    words, queries = torch.full((4, 9, 4), -1, device=device), dense(4, 9, 64).to(device)
     yield "dense", lambda: linear.dense_linear(x, weight)
     yield "tca-bme", lambda: ops.any_tokens(x, tca, None)
     yield "tca-bme, many tokens", lambda: ops.any_tokens(many, tca, None)
@@ -44,7 +43,7 @@ def calls(device):
     yield "teal", lambda: linear.teal_linear(x, weight.t().contiguous(), threshold=0.5)
     yield "spdp", lambda: linear.spdp_linear(x, spdp, threshold=0.5)
     yield "spdp, many tokens", lambda: ops.any_tokens(many, spdp, None)
-    yield "prefill", lambda: sparse_attention(dense(4, 9, 64).to(device), k, k, words)
+    yield "prefill", lambda: sparse_attention(queries, k, k, words)
     yield "decode", lambda: decode_attention(q, cache)
     yield "prediction", lambda: decode_attention(q, cache, predicted_xm_words(q, cache, group=2, q_max=2.0).words)
     for kind in (GpuTcaBmeLinear, GpuSpdpLinear, GpuTealLinear):
@@ -56,19 +55,38 @@ def calls(device):
         yield f"{kind.__name__}, a threshold for each input", lambda layer=layer: layer(x[:, None])
 
 
-def test_no_call_waits_for_the_gpu_or_copies_from_the_host(device):
+def test_no_call_waits_for_the_gpu_or_copies_from_the_host(refusing, device):
     for name, call in calls(device):
         wanted = call()  # the first looks at weights
-        with Refusing():
+        with refusing():
             found = call()
         assert torch.equal(found, wanted), name
 
 
-def test_what_would_wait_is_seen(device):
+@pytest.mark.gpu
+def test_a_graph_replays_every_call(gpu):
+    """What a capture on a GPU refuses beside waiting shows there alone: launch attributes, loading of code, streams."""
+    if cuda_library() is None:
+        pytest.skip("the CUDA kernels are not built")
+    for name, call in calls("cuda"):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            wanted = call().clone()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = call()
+        found.fill_(torch.nan)
+        graph.replay()
+        assert torch.equal(found, wanted), name
+
+
+def test_what_would_wait_is_seen(refusing, device):
     cache = GpuKvCache(1, 64, tokens=64, device=device)
     cache.append(dense(1, 60, 64).to(device), dense(1, 60, 64).to(device))
     cache.predict_with(4)
-    with Refusing(), pytest.raises(AssertionError, match="_local_scalar_dense cannot be captured"):
+    with refusing(), pytest.raises(AssertionError, match="_local_scalar_dense cannot be captured"):
         predicted_xm_words(dense(2, 64).to(device), cache, group=2)  # asks for the largest query
-    with Refusing(), pytest.raises(AssertionError, match="lift_fresh cannot be captured"):
+    with refusing(), pytest.raises(AssertionError, match="lift_fresh cannot be captured"):
         torch.tensor(1.0)
