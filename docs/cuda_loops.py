@@ -18,15 +18,33 @@ _SECTION = "<IIQQQQIIQQ"  # of ELF: name, type, flags, address, offset, size, li
 
 def compiled_loops(nvcc: Path, source: Path, machine: str = "90a") -> dict[str, list[int]]:
     """{mangled kernel: lengths of its loops, in the order of their ends} of a CUDA source."""
+    return loops_of(compiled(nvcc, source, machine))
+
+
+def compiled_operations(nvcc: Path, source: Path, machine: str = "90a") -> dict[str, list[int]]:
+    """{mangled kernel: its instructions' operations, in their order} of a CUDA source."""
+    return {
+        name: [int.from_bytes(code[at : at + 2], "little") & 0xFFF for at in range(0, len(code), _INSTRUCTION_BYTES)]
+        for name, code in code_of(compiled(nvcc, source, machine)).items()
+    }
+
+
+def compiled(nvcc: Path, source: Path, machine: str) -> bytes:
+    """A cubin."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
         target = f"-gencode=arch=compute_{machine},code=sm_{machine}"
         subprocess.run([nvcc, "-std=c++17", "-O3", target, "-cubin", source, "-o", cubin], check=True, capture_output=True)
-        return loops_of(cubin.read_bytes())
+        return cubin.read_bytes()
 
 
 def loops_of(cubin: bytes) -> dict[str, list[int]]:
-    """The same of a cubin."""
+    """{mangled kernel: lengths of its loops, in the order of their ends} of a cubin."""
+    return {name: _backward(code) for name, code in code_of(cubin).items()}
+
+
+def code_of(cubin: bytes) -> dict[str, bytes]:
+    """{mangled kernel: its instructions} of a cubin."""
     (start,), (count, names_at) = struct.unpack_from("<Q", cubin, 0x28), struct.unpack_from("<HH", cubin, 0x3C)
     sections = [struct.unpack_from(_SECTION, cubin, start + 64 * i) for i in range(count)]
     found = {}
@@ -34,7 +52,7 @@ def loops_of(cubin: bytes) -> dict[str, list[int]]:
         first = sections[names_at][4] + name_at
         name = cubin[first : cubin.index(b"\0", first)].decode()
         if name.startswith(".text."):
-            found[name.removeprefix(".text.")] = _backward(cubin[offset : offset + size])
+            found[name.removeprefix(".text.")] = cubin[offset : offset + size]
     return found
 
 

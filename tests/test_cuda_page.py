@@ -41,6 +41,30 @@ def test_the_counted_loops_are_those_that_nvcc_makes(predictions):
         assert any(length == pytest.approx(loop.instructions, rel=0.15) for length in lengths), (loop, lengths)
 
 
+def test_the_wgmma_prefill_turns_scores_into_probabilities_while_values_are_multiplied(predictions):
+    import cuda_loops
+
+    nvcc = build.find_nvcc()
+    if nvcc is None:
+        pytest.skip("no nvcc")
+    exponential, warpgroup, is_wait, may_run = 0x308, 0x9C5, 1 << 47, 1 << 72  # by the bits of sm_90's instructions
+    kernels = cuda_loops.code_of(cuda_loops.compiled(nvcc, build.SOURCES / "attention_prefill_hopper.cu", "90a"))
+    assert len(kernels) == 4
+    for code in kernels.values():
+        words = [int.from_bytes(code[at : at + 16], "little") for at in range(0, len(code), 16)]
+        waits = [i for i, word in enumerate(words) if word & 0xFFF == warpgroup and word & is_wait]
+        (scores_there,) = [i for i in waits if words[i] & may_run]  # one group of products, that of the values, may go on
+        all_there = min(i for i in waits if i > scores_there)
+        meanwhile = [word & 0xFFF for word in words[scores_there:all_there]]
+        assert meanwhile.count(exponential) == 2 + 32  # for two rows of a lane, and for its 16 scores of each
+
+
+def test_the_page_says_what_prefill_gives_without_drift(predictions):
+    page = " ".join((ROOT / "docs" / "kernels" / "cuda.md").read_text(encoding="utf-8").split())
+    in_step, apart = predictions.prefill_in_step()
+    assert f"{in_step:.0f} TFLOP/s if they stay in step, {apart:.0f} if nothing overlapped at all" in page
+
+
 def test_a_backward_branch_is_read_from_its_instruction():
     import struct
 

@@ -23,6 +23,7 @@ MAY_IMPORT = {
         "workloads.evaluation",
         "workloads.measuring.host_check_record",
         "workloads.measuring.generation_record",
+        "workloads.methods.mask_record",
     },
 }
 RECORD_MODULES = (
@@ -35,6 +36,7 @@ RECORD_MODULES = (
     "workloads/measuring/host_check_record.py",
     "workloads/measuring/calibration/record.py",
     "workloads/evaluation.py",
+    "workloads/methods/mask_record.py",
     *(f"configs/{name}.py" for name in ("record", "codec", "files", "densities", "costs", "errors")),
 )
 

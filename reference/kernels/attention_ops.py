@@ -20,13 +20,38 @@ def sparse_attention(q: Tensor, k: Tensor, v: Tensor, words: Tensor, scale: floa
 
 @torch.library.custom_op("xmsim::decode_attention", mutates_args=())
 def decode_attention(
-    q: Tensor, k: Tensor, v: Tensor, words: Tensor | None = None, scale: float | None = None, slopes: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    words: Tensor | None = None,
+    scale: float | None = None,
+    slopes: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     """Attention of the last tokens' queries on keys and values [kv_heads, tokens, d], which may be parts of a longer cache.
 
-    Without words every key up to the query's own position; else as `sparse_attention`.
+    Without words every key up to the query's own position; else as `sparse_attention`. All operands may be those of several sequences, one
+    axis more in front; lengths, int32 [sequences], then says how many of the tokens each has: bits of words behind them are not looked at,
+    and a sequence without tokens gives zeros.
     """
-    return attention.causal_attention(q, k, v, words, scale=scale, slopes=slopes)
+    if q.dim() != 4:
+        if lengths is not None:
+            raise ValueError("lengths: operands of several sequences are needed, q [sequences, heads, queries, d]")
+        return attention.causal_attention(q, k, v, words, scale=scale, slopes=slopes)
+    out = torch.zeros_like(q)
+    for i, tokens in enumerate([k.shape[2]] * len(q) if lengths is None else lengths.clamp(0, k.shape[2]).tolist()):
+        if tokens:
+            mask = None if words is None else _first_bits(words[i], tokens)
+            out[i] = attention.causal_attention(q[i], k[i, :, :tokens], v[i, :, :tokens], mask, scale=scale, slopes=slopes)
+    return out
+
+
+def _first_bits(words: Tensor, tokens: int) -> Tensor:
+    """The words of so many tokens, without bits of others."""
+    kept = words[..., : -(-tokens // attention.WORD_KEYS)].clone()
+    if tokens % attention.WORD_KEYS:
+        kept[..., -1] &= (1 << tokens % attention.WORD_KEYS) - 1
+    return kept
 
 
 @sparse_attention.register_kernel("cuda")
@@ -41,15 +66,22 @@ def cuda_sparse_attention(
 
 @decode_attention.register_kernel("cuda")
 def cuda_decode_attention(
-    q: Tensor, k: Tensor, v: Tensor, words: Tensor | None = None, scale: float | None = None, slopes: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    words: Tensor | None = None,
+    scale: float | None = None,
+    slopes: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> Tensor:
-    """The same on a GPU, of one query a head."""
+    """The same on a GPU, of one query a head; lengths are not waited for."""
     from xmsim.reference.kernels.cuda.decode import attend_newest
 
-    if q.dim() != 3 or q.shape[1] != 1:
+    if q.dim() not in (3, 4) or q.shape[-2] != 1:
         raise ValueError(f"q: {list(q.shape)}; on a GPU decoding takes one query a head, torch.ops.xmsim.sparse_attention takes more")
-    mask = None if words is None else words[:, 0].contiguous()
-    return attend_newest(q[:, 0].contiguous(), k, v, mask, scale=scale, slopes=slopes)[:, None].contiguous()
+    mask = None if words is None else words.select(-2, 0).contiguous()
+    row = q.select(-2, 0).contiguous()
+    return attend_newest(row, k, v, mask, scale=scale, slopes=slopes, lengths=lengths).unsqueeze(-2).contiguous()
 
 
 @sparse_attention.register_fake
@@ -58,5 +90,13 @@ def _(q: Tensor, k: Tensor, v: Tensor, words: Tensor, scale: float | None = None
 
 
 @decode_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, words: Tensor | None = None, scale: float | None = None, slopes: Tensor | None = None) -> Tensor:
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    words: Tensor | None = None,
+    scale: float | None = None,
+    slopes: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> Tensor:
     return q.new_empty(q.shape)

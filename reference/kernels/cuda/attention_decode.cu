@@ -1,6 +1,6 @@
 // Attention of one query a head on the keys of a cache that are kept. A warp gathers rows of 16 keys and their values while it works on 16
-// others, and multiplies them by all query heads that share them on tensor cores. A KV head's words are cut into splits, whose results are
-// merged in their order.
+// others, and multiplies them by all query heads that share them on tensor cores. The words of a sequence are cut into shares, whose results
+// are merged in their order.
 #include "attention_kept.h"
 #include "attention_rows.h"
 #include "attention_softmax.h"
@@ -17,11 +17,12 @@ constexpr int kMergeThreads = 256;
 static_assert(kStep <= kCarried + 1);
 
 struct Decode {
-  const uint16_t *q, *k, *v;  // [heads, d], [kv_heads, room, d] twice
-  const uint64_t* words;      // [masks, key_words]: kept keys; none: all
-  const float* slopes;        // [heads], or none: ALiBi
-  float *tops, *sums, *parts;  // [splits, heads] twice, [splits, heads, d]
-  int heads, kv_heads, masks, keys, room, key_words;
+  const uint16_t *q, *k, *v;   // [sequences, heads, d]; keys and values of each KV head of each sequence, [keys, d]
+  const uint64_t* words;       // [sequences, masks, key_words]: kept keys; none: all
+  const float* slopes;         // [heads], or none: ALiBi
+  float *tops, *sums, *parts;  // [shares, heads] twice, [shares, heads, d]
+  int64_t head_rows, sequence_rows;  // keys from one KV head to the next, and from one sequence to the next
+  int heads, kv_heads, masks, key_words;
   float scale;
 };
 
@@ -31,7 +32,7 @@ struct alignas(16) WarpShared {
     struct {
       uint16_t keys[kStages][kStep * kDim], values[kStages][kStep * kDim];
     } rows;
-    float out[kSharing][kDim];  // afterwards
+    float out[kSharing][kDim + 4];  // afterwards; a quarter of a warp writes to eight banks of each of four heads
   };
   uint32_t entries[kStages][kStep];  // of the keys of a stage; 0: there is none
   uint32_t listed[kCarried + kWindowWords * kWordKeys];
@@ -50,7 +51,7 @@ template <int kDim>
 XM_DEVICE bool fetch_step(const KeyMask& mask, const uint16_t* keys, const uint16_t* values, WarpShared<kDim>& own, int stage,
                           Listed& listed) {
   constexpr int kChunks = kDim / 8;
-  while (listed.count < kStep && listed.word < mask.key_words) list_keys(mask, own.listed, listed);
+  while (listed.count < kStep && listed.word * kWordKeys < mask.keys) list_keys(mask, own.listed, listed);
   const int taken = listed.count < kStep ? listed.count : kStep;
   if (taken) {
     if (lane() < kStep) own.entries[stage][lane()] = lane() < taken ? own.listed[listed.from + lane()] : 0;
@@ -77,24 +78,26 @@ template <int kDim>
 struct HeadState {
   static constexpr int kSteps = kDim / 16;  // of mma over the channels
   uint32_t queries[kSteps][4];
-  float scale, slope;              // of the scores, in units of log 2
+  float scale, slope, most_bias;   // of the scores, in units of log 2; biases count from the largest: those that matter keep their digits
   float top = -INFINITY, sum = 0;  // of head lane / 4; the sum of this lane's keys
   float out[kSteps][4] = {};       // channel 16 step + lane / 4 + 8 (e / 2) of head 2 (lane % 4) + e % 2
 };
 
 template <int kDim>
-XM_DEVICE void load_queries(const Decode& job, int first_head, int heads, HeadState<kDim>& state) {
+XM_DEVICE void load_queries(const Decode& job, const Share& share, int first_head, int heads, HeadState<kDim>& state) {
   const int head = lane() / 4;
   const bool served = head < heads;
+  const uint16_t* queries = job.q + (static_cast<int64_t>(share.sequence) * job.heads + first_head + head) * kDim;
   XM_UNROLL(8)
   for (int step = 0; step < HeadState<kDim>::kSteps; ++step) {
-    const uint32_t* from = reinterpret_cast<const uint32_t*>(job.q + static_cast<int64_t>(first_head + head) * kDim + 16 * step);
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(queries + 16 * step);
     state.queries[step][0] = served ? from[lane() % 4] : 0;
     state.queries[step][2] = served ? from[lane() % 4 + 4] : 0;
     state.queries[step][1] = state.queries[step][3] = 0;  // eight heads fill half of the rows
   }
   state.scale = job.scale * kLog2E;
   state.slope = served && job.slopes ? job.slopes[first_head + head] * kLog2E : 0.0f;
+  state.most_bias = larger(state.slope * static_cast<float>(share.keys - 1), 0.0f);
 }
 
 // Products of a stage's keys: element e < 2 of scores[n] is of key 8 n + 2 (lane % 4) + e.
@@ -124,7 +127,7 @@ XM_DEVICE float weigh_keys(const uint32_t (&entries)[kStep], float (&scores)[2][
     XM_UNROLL(2)
     for (int e = 0; e < 2; ++e) {
       const uint32_t entry = entries[8 * n + 2 * (lane() % 4) + e];
-      scores[n][e] = fused(scores[n][e], state.scale, state.slope * static_cast<float>(entry_key(entry)));
+      scores[n][e] = fused(scores[n][e], state.scale, fused(state.slope, static_cast<float>(entry_key(entry)), -state.most_bias));
       if (!entry_kept(entry, lane() / 4)) scores[n][e] = -INFINITY;
       top = scores[n][e] > top ? scores[n][e] : top;
     }
@@ -188,25 +191,29 @@ XM_DEVICE void write_part(const Decode& job, int first_head, int heads, DecodeSh
   }
 }
 
-// A block of threads takes one split of a KV head's words for up to eight of its query heads. Words that follow each other, which tend to
-// keep alike, go to different warps.
+// A block of threads takes a share of a sequence's words for up to eight query heads of a KV head. Words that follow each other, which tend
+// to keep alike, go to different warps.
 template <class Element, int kDim>
-XM_RESIDENT_KERNEL(kThreads, 3) void attend_kept(Decode job) {
+XM_RESIDENT_KERNEL(kThreads, 3) void attend_kept(Decode job, Sequences sequences) {
   DecodeShared<kDim>& block = shared<DecodeShared<kDim>>();
   WarpShared<kDim>& own = block.warps[warp()];
+  let_next_start();
+  wait_for_kernel_before();
+  const Share share = share_at(sequences, blockIdx.y);
+  if (share.sequence < 0) return;
   const int sharing = job.heads / job.kv_heads, rounds = ceil_div(sharing, kSharing);
   const int kv_head = static_cast<int>(blockIdx.x) / rounds, round = static_cast<int>(blockIdx.x) % rounds;
   const int first_head = kv_head * sharing + round * kSharing;
   const int heads = sharing - round * kSharing < kSharing ? sharing - round * kSharing : kSharing;
   const bool by_head = job.masks > job.kv_heads;
-  const int64_t first_mask = by_head ? first_head : kv_head;
-  const KeyMask mask = {job.words, by_head ? heads : 1, first_mask * job.key_words, job.keys, job.key_words};
-  const int64_t rows = static_cast<int64_t>(kv_head) * job.room * kDim;
+  const int64_t first_mask = static_cast<int64_t>(share.sequence) * job.masks + (by_head ? first_head : kv_head);
+  const KeyMask mask = {job.words, by_head ? heads : 1, first_mask * job.key_words, share.keys, job.key_words};
+  const int64_t rows = (share.sequence * job.sequence_rows + kv_head * job.head_rows) * kDim;
   Listed listed;
-  listed.word = static_cast<int>(blockIdx.y) * kWarps + warp();
-  listed.stride = static_cast<int>(gridDim.y) * kWarps;
+  listed.word = share.own * kWarps + warp();
+  listed.stride = share.count * kWarps;
   HeadState<kDim> state;
-  load_queries(job, first_head, heads, state);
+  load_queries(job, share, first_head, heads, state);
   int stage = 0;
   bool ready = false;
   do {
@@ -227,33 +234,40 @@ XM_RESIDENT_KERNEL(kThreads, 3) void attend_kept(Decode job) {
   write_part(job, first_head, heads, block, state);
 }
 
-struct MergeShared {
+struct alignas(16) MergeShared {
   float values[kMergeThreads][4];
 };
 
-// A block takes a head: some threads the channels of a split, others those of the next. Sums are in an order that sizes alone decide.
+// A block takes a head of a sequence: some threads the channels of a share, others those of the next. Sums are in an order that lengths alone
+// decide.
 template <class Element, int kDim>
-XM_KERNEL(kMergeThreads) void merge_splits(const float* tops, const float* sums, const float* parts, int splits, int heads, uint16_t* out) {
+XM_KERNEL(kMergeThreads) void merge_shares(Decode job, Sequences sequences, uint16_t* out) {
   MergeShared& block = shared<MergeShared>();
-  constexpr int kLanes = kDim / 4, kBeside = kMergeThreads / kLanes;  // threads of a split, splits beside each other
-  const int head = blockIdx.x, thread = threadIdx.x, beside = thread / kLanes, first_channel = 4 * (thread % kLanes);
+  let_next_start();
+  wait_for_kernel_before();
+  constexpr int kLanes = kDim / 4, kBeside = kMergeThreads / kLanes;  // threads of a share, shares beside each other
+  const int thread = threadIdx.x, beside = thread / kLanes, first_channel = 4 * (thread % kLanes);
+  const Share shares = shares_in(sequences, static_cast<int>(blockIdx.x) / job.heads);
+  const int64_t first = static_cast<int64_t>(shares.first) * job.heads + blockIdx.x % job.heads;
+  const float *tops = job.tops + first, *sums = job.sums + first, *parts = job.parts + first * kDim + first_channel;
   float top = -INFINITY;
-  for (int split = lane(); split < splits; split += kWarp) {
-    const float one = tops[static_cast<int64_t>(split) * heads + head];
+  for (int share = lane(); share < shares.count; share += kWarp) {
+    const float one = tops[static_cast<int64_t>(share) * job.heads];
     top = one > top ? one : top;
   }
   const float base = finite_or_zero(lanes_max(top));
   float sum = 0;
-  for (int split = lane(); split < splits; split += kWarp) {
-    const int64_t at = static_cast<int64_t>(split) * heads + head;
+  for (int share = lane(); share < shares.count; share += kWarp) {
+    const int64_t at = static_cast<int64_t>(share) * job.heads;
     sum += sums[at] * exp2_fast(tops[at] - base);
   }
   sum = lanes_sum(sum);
   float values[4] = {};
   XM_UNROLL(4)
-  for (int split = beside; split < splits; split += kBeside) {
-    const int64_t at = static_cast<int64_t>(split) * heads + head;
-    const uint4 part = stream_16(parts + at * kDim + first_channel);
+  for (int share = beside; share < shares.count; share += kBeside) {
+    const int64_t at = static_cast<int64_t>(share) * job.heads;
+    // not by stream_16: what is read here may still have been written when this kernel, launched early, began
+    const uint4 part = *reinterpret_cast<const uint4*>(parts + at * kDim);
     const float factor = exp2_fast(tops[at] - base);
     const uint32_t bits[4] = {part.x, part.y, part.z, part.w};
     XM_UNROLL(4)
@@ -265,18 +279,17 @@ XM_KERNEL(kMergeThreads) void merge_splits(const float* tops, const float* sums,
   if (thread >= kDim) return;
   float value = 0;
   for (int i = 0; i < kBeside; ++i) value += block.values[i * kLanes + thread / 4][thread % 4];
-  out[static_cast<int64_t>(head) * kDim + thread] = bits_of<Element>(sum > 0 ? value / sum : 0.0f);  // nothing is kept: zeros
+  out[static_cast<int64_t>(blockIdx.x) * kDim + thread] = bits_of<Element>(sum == 0 ? 0.0f : value / sum);  // nothing is kept: zeros
 }
 
 template <class Element, int kDim>
-int launch_decode(const Decode& job, int splits, uint16_t* out, void* stream) {
-  const int rounds = ceil_div(job.heads / job.kv_heads, kSharing);
-  const dim3 blocks = {static_cast<unsigned>(job.kv_heads * rounds), static_cast<unsigned>(splits), 1};
-  const int status = launch(attend_kept<Element, kDim>, blocks, kThreads, sizeof(DecodeShared<kDim>), stream, job);
+int launch_decode(const Decode& job, const Sequences& sequences, int shares, uint16_t* out, void* stream) {
+  const int lists = job.kv_heads * ceil_div(job.heads / job.kv_heads, kSharing);
+  const dim3 blocks = {static_cast<unsigned>(lists), static_cast<unsigned>(shares), 1};
+  const int status = launch_early(attend_kept<Element, kDim>, blocks, kThreads, sizeof(DecodeShared<kDim>), stream, job, sequences);
   if (status) return status;
-  const dim3 heads = {static_cast<unsigned>(job.heads), 1, 1};
-  return launch(merge_splits<Element, kDim>, heads, kMergeThreads, sizeof(MergeShared), stream, static_cast<const float*>(job.tops),
-                static_cast<const float*>(job.sums), static_cast<const float*>(job.parts), splits, job.heads, out);
+  const dim3 heads = {static_cast<unsigned>(sequences.count * job.heads), 1, 1};
+  return launch_early(merge_shares<Element, kDim>, heads, kMergeThreads, sizeof(MergeShared), stream, job, sequences, out);
 }
 
 }  // namespace
@@ -284,13 +297,15 @@ int launch_decode(const Decode& job, int splits, uint16_t* out, void* stream) {
 
 using namespace xmsim;
 
-// dim is 64 or 128, heads a multiple of kv_heads, masks kv_heads or heads, keys at most 2^24; tops, sums [splits, heads], parts
-// [splits, heads, dim] and out [heads, dim] start on multiples of 16 bytes.
+// dim is 64 or 128, heads a multiple of kv_heads, masks kv_heads or heads, room at most 2^24; tops, sums [shares, heads], parts
+// [shares, heads, dim] and out [sequences, heads, dim] start on multiples of 16 bytes.
 XM_API int xm_cuda_decode(int half, const uint16_t* q, const uint16_t* k, const uint16_t* v, const uint64_t* words, const float* slopes,
-                          float* tops, float* sums, float* parts, uint16_t* out, int heads, int kv_heads, int masks, int keys, int room,
-                          int dim, int splits, float scale, void* stream) {
-  const Decode job = {q, k, v, words, slopes, tops, sums, parts, heads, kv_heads, masks, keys, room, ceil_div(keys, kWordKeys), scale};
+                          float* tops, float* sums, float* parts, uint16_t* out, int64_t head_rows, int64_t sequence_rows, int heads,
+                          int kv_heads, int masks, int key_words, int dim, float scale, const int* lengths, int count, int room,
+                          int shares_wanted, int least, int most, int shares, void* stream) {
+  const Decode job = {q, k, v, words, slopes, tops, sums, parts, head_rows, sequence_rows, heads, kv_heads, masks, key_words, scale};
+  const Sequences sequences = {lengths, count, room, shares_wanted, least, most};
   const auto run = dim == 64 ? (half ? launch_decode<Half, 64> : launch_decode<Bf16, 64>)
                              : (half ? launch_decode<Half, 128> : launch_decode<Bf16, 128>);
-  return run(job, splits, out, stream);
+  return run(job, sequences, shares, out, stream);
 }

@@ -1,12 +1,11 @@
 // Which keys a warp attends to, listed as far as it needs them: the set bits of words of a mask that lie a stride apart.
 #pragma once
 
-#include "simt.h"
+#include "batch_shares.h"
 
 namespace xmsim {
 
 constexpr int kSharing = 8;     // query heads that are served together
-constexpr int kWordKeys = 64;   // of a word of a mask
 constexpr int kWindowWords = 8;  // that are listed together, each by four lanes
 constexpr int kCarried = 16;    // entries that may be left when more are listed
 
@@ -14,7 +13,7 @@ constexpr int kCarried = 16;    // entries that may be left when more are listed
 struct KeyMask {
   const uint64_t* words;  // [masks, key_words]; none: every key is kept
   int64_t masks, first;   // how many there are, 1 or one for each query head, and where the first starts, in words
-  int keys, key_words;
+  int keys, key_words;    // of the keys, and from one mask to the next
 };
 
 // Keys that are listed and not taken yet, and the word that comes next; the same in all lanes.

@@ -30,13 +30,11 @@ XM_KERNEL(kThreads) void prefill_tiles(Prefill job) {
   using Shared = PrefillShared<kDim>;
   Shared& block = shared<Shared>();
   constexpr int kSteps = kDim / 16;  // of mma over the channels
-  const int tile_rows = static_cast<int>(gridDim.x);
-  const int tile_row = tile_rows - 1 - static_cast<int>(blockIdx.x);  // the last queries see most keys: they go first
-  const int head = blockIdx.y, kv_head = head / (job.heads / job.kv_heads), mask = head / (job.heads / job.masks);
+  const auto [head, kv_head, mask, tile_row] = part_of_block(job);
   const int first_query = tile_row * kTile;
   const uint16_t* keys = job.k + static_cast<int64_t>(kv_head) * job.keys * kDim;
   const uint16_t* values = job.v + static_cast<int64_t>(kv_head) * job.keys * kDim;
-  const int64_t list = static_cast<int64_t>(mask) * tile_rows + tile_row;
+  const int64_t list = static_cast<int64_t>(mask) * ceil_div(job.queries, kTile) + tile_row;
   const int* tiles = job.tiles + list * job.key_words;
   const int count = job.counts[list];
 
@@ -111,7 +109,7 @@ XM_KERNEL(kThreads) void prefill_tiles(Prefill job) {
 
 template <class Element, int kDim>
 int launch_tiles(const Prefill& job, void* stream) {
-  const dim3 blocks = {static_cast<unsigned>(ceil_div(job.queries, kTile)), static_cast<unsigned>(job.heads), 1};
+  const dim3 blocks = {static_cast<unsigned>(ceil_div(job.queries, kTile)) * job.heads, 1, 1};
   return launch(prefill_tiles<Element, kDim>, blocks, kThreads, sizeof(PrefillShared<kDim>), stream, job);
 }
 
@@ -120,11 +118,13 @@ int launch_tiles(const Prefill& job, void* stream) {
 
 using namespace xmsim;
 
-// dim is 64 or 128; heads is a multiple of kv_heads and of masks.
+// dim is 64 or 128; heads is a multiple of kv_heads, of masks and of heads_together.
 XM_API int xm_cuda_attend_tiles(int half, const uint16_t* q, const uint16_t* k, const uint16_t* v, const uint64_t* words, const int* tiles,
-                                const int* counts, const float* slopes, uint16_t* out, int heads, int kv_heads, int masks, int queries,
-                                int keys, int dim, float scale, void* stream) {
-  const Prefill job = {q, k, v, words, tiles, counts, slopes, out, heads, kv_heads, masks, queries, keys, ceil_div(keys, kTile), scale};
+                                const int* counts, const float* slopes, uint16_t* out, int heads, int kv_heads, int masks,
+                                int heads_together, int queries, int keys, int dim, float scale, void* stream) {
+  const int key_words = ceil_div(keys, kTile);
+  const Prefill job = {q,        k,     v,       words, tiles,     counts,         slopes, out, heads,
+                       kv_heads, masks, queries, keys,  key_words, heads_together, scale};
   const auto run = dim == 64 ? (half ? launch_tiles<Half, 64> : launch_tiles<Bf16, 64>)
                              : (half ? launch_tiles<Half, 128> : launch_tiles<Bf16, 128>);
   return run(job, stream);

@@ -6,6 +6,7 @@
 namespace xmsim {
 
 constexpr float kLog2E = 1.4426950408889634f;
+constexpr int kTile = 64;  // rows that go through keys together, and keys of a step
 
 // Of a row, as far as its tiles were seen. Scores are in units of log 2.
 struct RowState {

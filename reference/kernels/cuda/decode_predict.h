@@ -1,6 +1,7 @@
 // What the kernels of prediction in decode share: where scores and their sums lie, and exponentials in float64.
 #pragma once
 
+#include "batch_shares.h"
 #include "mask_select.h"
 
 namespace xmsim {
@@ -13,17 +14,41 @@ constexpr int kMostHeads = 8;  // that share a KV head
 // part is a run of blocks, the work of a block of threads.
 template <class Product>
 struct Predicted {
-  Product* products;                 // [heads, blocks, 64]
-  float *tops, *part_tops;           // the largest scores, [kv_heads, blocks, heads of a KV head] and [heads, parts]
-  double *sums, *part_sums;          // the same: of exponentials below the top
-  const float* slopes;               // [heads], or none
-  float factor;                      // of the products
-  int heads, kv_heads, keys;
+  Product* products;         // [sequences, heads, room_blocks, 64]
+  float *tops, *part_tops;   // the largest scores, [sequences, kv_heads, room_blocks, heads of a KV head] and [kv_heads, parts, the same heads]
+  double *sums, *part_sums;  // the same: of exponentials below the top
+  const float* slopes;       // [heads], or none
+  float factor;              // of the products
+  int heads, kv_heads, room_blocks;
+  int keys = 0, parts = 0;   // of one sequence, once it is chosen; parts of all sequences lie `all_parts` apart
+  int all_parts = 0;
 };
+
+// The same of one sequence alone.
+template <class Product>
+XM_DEVICE Predicted<Product> of_sequence(Predicted<Product> scores, const Share& share) {
+  const int64_t head_blocks = static_cast<int64_t>(share.sequence) * scores.heads * scores.room_blocks;
+  scores.products += head_blocks * kTileKeys;
+  scores.tops += head_blocks;
+  scores.sums += head_blocks;
+  const int64_t first = static_cast<int64_t>(share.first) * (scores.heads / scores.kv_heads);
+  scores.part_tops += first;
+  scores.part_sums += first;
+  scores.keys = share.keys;
+  scores.parts = share.count;
+  scores.all_parts = gridDim.x;
+  return scores;
+}
 
 template <class Product>
 XM_DEVICE int blocks_of(const Predicted<Product>& scores) {
   return ceil_div(scores.keys, kTileKeys);
+}
+
+// Where a part of a head of a KV head is.
+template <class Product>
+XM_DEVICE int64_t part_place(const Predicted<Product>& scores, int kv_head, int part, int head) {
+  return (static_cast<int64_t>(kv_head) * scores.all_parts + part) * (scores.heads / scores.kv_heads) + head;
 }
 
 // Blocks [first, last) of a part.

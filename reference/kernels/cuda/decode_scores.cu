@@ -10,10 +10,11 @@ namespace {
 constexpr int kMostPartBlocks = 128;
 
 struct Scoring {
-  const uint16_t* q;      // [heads, dim]
-  const uint32_t* codes;  // [kv_heads, room_blocks, words_per_key, 64]: of 4 bits eight channels a word, of 8 bits four
-  int* doubtful;          // [lists], filled with zeros
-  int half, dim, group, room_blocks, lists;
+  const uint16_t* q;      // [sequences, heads, dim]
+  const uint32_t* codes;  // [sequences, kv_heads, code_blocks, words_per_key, 64]: of 4 bits eight channels a word, of 8 bits four
+  uint64_t* words;        // [sequences, lists, room_blocks]: those beyond a sequence's keys are filled with zeros
+  int* doubtful;          // [sequences, lists], filled with zeros
+  int half, dim, group, code_blocks, lists;
   float limit, per_unit;  // of the queries' codes
 };
 
@@ -22,17 +23,27 @@ struct ScoringShared {
   float values[kMostHeads][kDim];
   alignas(4) int8_t queries[kMostHeads][kDim];
   int offsets[kMostHeads];
-  float tops[kMostPartBlocks][kMostHeads];
-  double sums[kMostPartBlocks][kMostHeads];
+  float tops[kMostHeads][kMostPartBlocks];
+  double sums[kMostHeads][kMostPartBlocks];
 };
+
+// No list is doubtful yet, and no key is kept that is not there.
+XM_DEVICE void clear_lists(const Scoring& job, const Sequences& sequences, int room_blocks) {
+  const int threads = gridDim.x * gridDim.y * kPredictThreads, lists = sequences.count * job.lists;
+  const int first = (blockIdx.y * gridDim.x + blockIdx.x) * kPredictThreads + threadIdx.x;
+  for (int list = first; list < lists; list += threads) job.doubtful[list] = 0;
+  for (int word = first; sequences.lengths && word < lists * room_blocks; word += threads) {
+    if (word % room_blocks * kTileKeys >= keys_of(sequences, word / room_blocks / job.lists)) job.words[word] = 0;
+  }
+}
 
 // Codes of the queries of a KV head; zeros in channels and heads that are not there.
 template <int kDim>
-XM_DEVICE void make_queries(const Scoring& job, int first_head, int sharing, bool is_shifted, ScoringShared<kDim>& block) {
+XM_DEVICE void make_queries(const Scoring& job, int64_t first_head, int sharing, bool is_shifted, ScoringShared<kDim>& block) {
   for (int i = threadIdx.x; i < kMostHeads * kDim; i += kPredictThreads) {
     const int head = i / kDim, channel = i % kDim;
     const bool there = head < sharing && channel < job.dim;
-    const uint16_t bits = there ? job.q[static_cast<int64_t>(first_head + head) * job.dim + channel] : uint16_t{0};
+    const uint16_t bits = there ? job.q[(first_head + head) * job.dim + channel] : uint16_t{0};
     block.values[head][channel] = job.half ? value_of<Half>(bits) : value_of<Bf16>(bits);
   }
   block_sync();
@@ -109,15 +120,19 @@ XM_DEVICE int32_t own_sum(const int32_t (&sums)[4][4], int tile, int i) {
 
 // A block of threads takes a part of a KV head's blocks of keys, a warp a block.
 template <int kDim, int kCodeBits, int kSpan, class Product>
-XM_RESIDENT_KERNEL(kPredictThreads, 2) void score_keys(Scoring job, Predicted<Product> out) {
+XM_RESIDENT_KERNEL(kPredictThreads, 2) void score_keys(Scoring job, Sequences sequences, Predicted<Product> all) {
   constexpr int kTiles = kSpan / 2, kGroup = kTiles < 2 ? 2 : 4;  // of a lane: tiles, and neighbouring keys
   constexpr int kWordsPerKey = kDim * kCodeBits / 32;
   auto& block = shared<ScoringShared<kDim>>();
-  const int kv_head = blockIdx.y, sharing = out.heads / out.kv_heads, blocks = blocks_of(out);
-  const Part part = part_of(blocks, blockIdx.x, gridDim.x);
-  make_queries(job, kv_head * sharing, sharing, kCodeBits == 4, block);
-  if (blockIdx.x == 0 && blockIdx.y == 0)
-    for (int list = threadIdx.x; list < job.lists; list += kPredictThreads) job.doubtful[list] = 0;
+  let_next_start();
+  clear_lists(job, sequences, all.room_blocks);
+  const Share share = share_at(sequences, blockIdx.x);
+  if (share.sequence < 0) return;
+  const Predicted<Product> out = of_sequence(all, share);
+  const int kv_head = blockIdx.y, sharing = out.heads / out.kv_heads;
+  const Part part = part_of(blocks_of(out), share.own, share.count);
+  make_queries(job, static_cast<int64_t>(share.sequence) * out.heads + kv_head * sharing, sharing, kCodeBits == 4, block);
+  const int64_t code_blocks = (static_cast<int64_t>(share.sequence) * out.kv_heads + kv_head) * job.code_blocks;
   uint32_t queries[kDim / 32][2];
   const int8_t* query = block.queries[b_column(lane()) % kSpan];
   XM_UNROLL(4)
@@ -139,7 +154,7 @@ XM_RESIDENT_KERNEL(kPredictThreads, 2) void score_keys(Scoring job, Predicted<Pr
       XM_UNROLL(4)
       for (int i = 0; i < 4; ++i) sums[tile][i] = start[i % 2];
     }
-    const uint32_t* codes = job.codes + (static_cast<int64_t>(kv_head) * job.room_blocks + own) * kWordsPerKey * kTileKeys;
+    const uint32_t* codes = job.codes + (code_blocks + own) * kWordsPerKey * kTileKeys;
     multiply_block<kDim, kCodeBits>(codes, queries, sums);
     const int left = out.keys - own * kTileKeys;
     float tops[2];
@@ -165,7 +180,7 @@ XM_RESIDENT_KERNEL(kPredictThreads, 2) void score_keys(Scoring job, Predicted<Pr
           scores[first + i / 2][i % 2] = score;
           tops[h] = fmaxf(tops[h], score);
         }
-        if (there) store_products(out.products + (static_cast<int64_t>(head) * blocks + own) * kTileKeys + first_key, products);
+        if (there) store_products(out.products + (static_cast<int64_t>(head) * out.room_blocks + own) * kTileKeys + first_key, products);
       }
       XM_UNROLL(5)
       for (int step = kWarp / 2; step >= kSpan / 2; step /= 2) tops[h] = fmaxf(tops[h], shfl_xor(tops[h], step));
@@ -178,47 +193,48 @@ XM_RESIDENT_KERNEL(kPredictThreads, 2) void score_keys(Scoring job, Predicted<Pr
       XM_UNROLL(5)
       for (int step = kWarp / 2; step >= kSpan / 2; step /= 2) both[h] += shfl_xor(both[h], step);
     }
-    if (lane() >= kSpan / 2) continue;
     XM_UNROLL(2)
     for (int h = 0; h < 2; ++h) {
-      if (own_head + h >= sharing) continue;
-      const int64_t place = (static_cast<int64_t>(kv_head) * blocks + own) * sharing + own_head + h;
-      block.tops[own - part.first][own_head + h] = out.tops[place] = tops[h];
-      block.sums[own - part.first][own_head + h] = out.sums[place] = both[h];
+      if (lane() >= kSpan / 2 || own_head + h >= sharing) continue;
+      const int64_t place = (static_cast<int64_t>(kv_head) * out.room_blocks + own) * sharing + own_head + h;
+      block.tops[own_head + h][own - part.first] = out.tops[place] = tops[h];
+      block.sums[own_head + h][own - part.first] = out.sums[place] = both[h];
     }
+    warp_sync();  // products of the next block are of all lanes together
   }
   block_sync();
   if (warp() >= sharing) return;
   float top = -kInfinity;  // of a head in this part
-  for (int i = lane(); i < part.last - part.first; i += kWarp) top = fmaxf(top, block.tops[i][warp()]);
+  for (int i = lane(); i < part.last - part.first; i += kWarp) top = fmaxf(top, block.tops[warp()][i]);
   top = lanes_max(top);
   double sum = 0;
-  for (int i = lane(); i < part.last - part.first; i += kWarp) sum += block.sums[i][warp()] * power_of_e(block.tops[i][warp()], top);
+  for (int i = lane(); i < part.last - part.first; i += kWarp) sum += block.sums[warp()][i] * power_of_e(block.tops[warp()][i], top);
   sum = lanes_sum(sum);
   if (lane() != 0) return;
-  const int64_t place = static_cast<int64_t>(kv_head * sharing + warp()) * gridDim.x + blockIdx.x;
+  const int64_t place = part_place(out, kv_head, share.own, warp());
   out.part_tops[place] = top;
   out.part_sums[place] = sum;
 }
 
 template <int kDim, int kCodeBits, int kSpan, class Product>
-int launch_span(const Scoring& job, const Predicted<Product>& out, int parts, void* stream) {
+int launch_span(const Scoring& job, const Sequences& sequences, const Predicted<Product>& out, int parts, void* stream) {
   const dim3 blocks = {static_cast<unsigned>(parts), static_cast<unsigned>(out.kv_heads), 1};
-  return launch(score_keys<kDim, kCodeBits, kSpan, Product>, blocks, kPredictThreads, sizeof(ScoringShared<kDim>), stream, job, out);
+  const auto kernel = score_keys<kDim, kCodeBits, kSpan, Product>;
+  return launch(kernel, blocks, kPredictThreads, sizeof(ScoringShared<kDim>), stream, job, sequences, out);
 }
 
 template <int kDim, int kCodeBits, class Product>
-int launch_heads(const Scoring& job, const Predicted<Product>& out, int parts, void* stream) {
+int launch_heads(const Scoring& job, const Sequences& sequences, const Predicted<Product>& out, int parts, void* stream) {
   const int sharing = out.heads / out.kv_heads;
-  if (sharing <= 2) return launch_span<kDim, kCodeBits, 2>(job, out, parts, stream);
-  if (sharing <= 4) return launch_span<kDim, kCodeBits, 4>(job, out, parts, stream);
-  return launch_span<kDim, kCodeBits, 8>(job, out, parts, stream);
+  if (sharing <= 2) return launch_span<kDim, kCodeBits, 2>(job, sequences, out, parts, stream);
+  if (sharing <= 4) return launch_span<kDim, kCodeBits, 4>(job, sequences, out, parts, stream);
+  return launch_span<kDim, kCodeBits, 8>(job, sequences, out, parts, stream);
 }
 
 template <int kCodeBits, class Product>
-int launch_scores(const Scoring& job, const Predicted<Product>& out, int channels, int parts, void* stream) {
-  if (channels == 64) return launch_heads<64, kCodeBits>(job, out, parts, stream);
-  return launch_heads<128, kCodeBits>(job, out, parts, stream);
+int launch_scores(const Scoring& job, const Sequences& sequences, const Predicted<Product>& out, int channels, int parts, void* stream) {
+  if (channels == 64) return launch_heads<64, kCodeBits>(job, sequences, out, parts, stream);
+  return launch_heads<128, kCodeBits>(job, sequences, out, parts, stream);
 }
 
 }  // namespace
@@ -229,14 +245,17 @@ using namespace xmsim;
 // channels is 64 or 128, dim at most that; at most 8 heads to a KV head; parts of at most 128 blocks, none empty. Products are int16 of codes
 // of 4 bits, else int32.
 XM_API int xm_cuda_score_keys(const uint16_t* q, const uint32_t* codes, const float* slopes, void* products, float* tops, double* sums,
-                              float* part_tops, double* part_sums, int* doubtful, int half, int dim, int group, int room_blocks, int lists,
-                              int heads, int kv_heads, int keys, int parts, int channels, int code_bits, float limit, float per_unit,
-                              float factor, void* stream) {
-  const Scoring job = {q, codes, doubtful, half, dim, group, room_blocks, lists, limit, per_unit};
+                              float* part_tops, double* part_sums, uint64_t* words, int* doubtful, int half, int dim, int group,
+                              int code_blocks, int lists, int heads, int kv_heads, int channels, int code_bits, float limit, float per_unit,
+                              float factor, const int* lengths, int count, int room, int shares_wanted, int least, int most, int parts,
+                              void* stream) {
+  const Scoring job = {q, codes, words, doubtful, half, dim, group, code_blocks, lists, limit, per_unit};
+  const Sequences sequences = {lengths, count, room, shares_wanted, least, most};
+  const int blocks = ceil_div(room, kTileKeys);
   if (code_bits == 4) {
-    const Predicted<int16_t> out = {static_cast<int16_t*>(products), tops, part_tops, sums, part_sums, slopes, factor, heads, kv_heads, keys};
-    return launch_scores<4>(job, out, channels, parts, stream);
+    const Predicted<int16_t> out = {static_cast<int16_t*>(products), tops, part_tops, sums, part_sums, slopes, factor, heads, kv_heads, blocks};
+    return launch_scores<4>(job, sequences, out, channels, parts, stream);
   }
-  const Predicted<int32_t> out = {static_cast<int32_t*>(products), tops, part_tops, sums, part_sums, slopes, factor, heads, kv_heads, keys};
-  return launch_scores<8>(job, out, channels, parts, stream);
+  const Predicted<int32_t> out = {static_cast<int32_t*>(products), tops, part_tops, sums, part_sums, slopes, factor, heads, kv_heads, blocks};
+  return launch_scores<8>(job, sequences, out, channels, parts, stream);
 }

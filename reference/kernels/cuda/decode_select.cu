@@ -17,12 +17,25 @@ constexpr double kFaint = 1e-250;      // a block whose largest probability lies
 constexpr float kRankMargin = 4e-5f, kMarginOfTop = 5e-7f, kTiny = 2e-29f;
 
 struct Selection {
-  double *masses, *part_masses;  // [lists, blocks] and [lists, parts]: of lists that rank the largest probability
-  uint64_t* words;               // [lists, blocks]
-  int* doubtful;                 // [lists]
-  int heads_a_list, parts, kept_high, kept_low;
+  double *masses, *part_masses;  // [sequences, lists, room_blocks] and [lists, parts]: of lists that rank the largest probability
+  uint64_t* words;               // [sequences, lists, room_blocks]
+  int* doubtful;                 // [sequences, lists]
+  int heads_a_list, kept_high, kept_low;
   double threshold_high, threshold_low;
 };
+
+// The same of one sequence alone.
+template <class Product>
+XM_DEVICE Selection of_sequence(Selection job, const Predicted<Product>& from, const Share& share) {
+  const int64_t first_list = static_cast<int64_t>(share.sequence) * (from.heads / job.heads_a_list);
+  job.words += first_list * from.room_blocks;
+  job.doubtful += first_list;
+  if (job.masses) {
+    job.masses += first_list * from.room_blocks;
+    job.part_masses += share.first;
+  }
+  return job;
+}
 
 // The rows of a list: largest scores and what makes sums of exponentials probabilities.
 struct ListRows {
@@ -41,17 +54,23 @@ XM_DEVICE ListHeads heads_of(const Predicted<Product>& from, const Selection& jo
   return {first / (from.heads / from.kv_heads), first, job.heads_a_list};
 }
 
+// A head of a list among those that share its KV head.
+template <class Product>
+XM_DEVICE int within(const Predicted<Product>& from, const ListHeads& heads, int head) {
+  return heads.first % (from.heads / from.kv_heads) + head;
+}
+
 // Adds up the parts of each head's row, a warp a head.
 template <class Product>
-XM_DEVICE void load_rows(const Predicted<Product>& from, const Selection& job, const ListHeads& heads, ListRows& rows) {
+XM_DEVICE void load_rows(const Predicted<Product>& from, const ListHeads& heads, ListRows& rows) {
   if (lane() == 0) rows.slopes[warp()] = warp() < heads.count ? slope_of(from, heads.first + warp()) : 0.0f;
   if (warp() < heads.count) {
-    const int64_t first = static_cast<int64_t>(heads.first + warp()) * job.parts;
+    const auto place = [&](int part) { return part_place(from, heads.kv_head, part, within(from, heads, warp())); };
     float top = -kInfinity;
-    for (int i = lane(); i < job.parts; i += kWarp) top = fmaxf(top, from.part_tops[first + i]);
+    for (int i = lane(); i < from.parts; i += kWarp) top = fmaxf(top, from.part_tops[place(i)]);
     top = lanes_max(top);
     double sum = 0;
-    for (int i = lane(); i < job.parts; i += kWarp) sum += from.part_sums[first + i] * power_of_e(from.part_tops[first + i], top);
+    for (int i = lane(); i < from.parts; i += kWarp) sum += from.part_sums[place(i)] * power_of_e(from.part_tops[place(i)], top);
     sum = lanes_sum(sum);
     if (lane() == 0) {
       rows.tops[warp()] = top;
@@ -69,15 +88,15 @@ struct HeadBlock {
 
 template <class Product>
 XM_DEVICE HeadBlock head_block(const Predicted<Product>& from, const ListHeads& heads, const ListRows& rows, int head, int own) {
-  const int sharing = from.heads / from.kv_heads, within = heads.first % sharing + head;
-  const int64_t place = (static_cast<int64_t>(heads.kv_head) * blocks_of(from) + own) * sharing + within;
+  const int64_t blocks = static_cast<int64_t>(heads.kv_head) * from.room_blocks + own;
+  const int64_t place = blocks * (from.heads / from.kv_heads) + within(from, heads, head);
   const float top = from.tops[place];
   return {top, from.sums[place], power_of_e(top, rows.tops[head]) * rows.per_sum[head]};
 }
 
 template <class Product>
 XM_DEVICE float predicted_score(const Predicted<Product>& from, int head, int own, int key) {
-  const int64_t place = (static_cast<int64_t>(head) * blocks_of(from) + own) * kTileKeys + key;
+  const int64_t place = (static_cast<int64_t>(head) * from.room_blocks + own) * kTileKeys + key;
   return score_of(from, static_cast<float>(from.products[place]), slope_of(from, head), own * kTileKeys + key);
 }
 
@@ -114,12 +133,18 @@ struct WeighShared {
 
 // What each block holds of the largest probabilities that a list's heads give; a warp a block.
 template <class Product>
-XM_RESIDENT_KERNEL(kPredictThreads, 4) void weigh_blocks(Predicted<Product> from, Selection job) {
+XM_RESIDENT_KERNEL(kPredictThreads, 4) void weigh_blocks(Predicted<Product> all, Sequences sequences, Selection selection) {
   auto& block = shared<WeighShared>();
-  const int list = blockIdx.y, blocks = blocks_of(from);
-  const Part part = part_of(blocks, blockIdx.x, gridDim.x);
+  let_next_start();
+  wait_for_kernel_before();
+  const Share share = share_at(sequences, blockIdx.x);
+  if (share.sequence < 0) return;
+  const Predicted<Product> from = of_sequence(all, share);
+  const Selection job = of_sequence(selection, from, share);
+  const int list = blockIdx.y;
+  const Part part = part_of(blocks_of(from), share.own, share.count);
   const ListHeads heads = heads_of(from, job, list);
-  load_rows(from, job, heads, block.rows);
+  load_rows(from, heads, block.rows);
   double sum = 0;
   for (int own = part.first + warp(); own < part.last; own += kPredictWarps) {
     if (lane() < heads.count) {
@@ -133,16 +158,16 @@ XM_RESIDENT_KERNEL(kPredictThreads, 4) void weigh_blocks(Predicted<Product> from
     XM_UNROLL(2)
     for (int key = lane(); key < kTileKeys; key += kWarp) mass += key < exact.allowed ? weight_of(from, heads, exact, true, key) : 0;
     mass = lanes_sum(mass);
-    if (lane() == 0) job.masses[static_cast<int64_t>(list) * blocks + own] = mass;
+    if (lane() == 0) job.masses[static_cast<int64_t>(list) * from.room_blocks + own] = mass;
     sum += mass;
     warp_sync();
   }
   if (lane() == 0) block.sums[warp()] = sum;
   block_sync();
   if (threadIdx.x != 0) return;
-  double all = 0;
-  for (int w = 0; w < kPredictWarps; ++w) all += block.sums[w];
-  job.part_masses[static_cast<int64_t>(list) * gridDim.x + blockIdx.x] = all;
+  double total = 0;
+  for (int w = 0; w < kPredictWarps; ++w) total += block.sums[w];
+  job.part_masses[static_cast<int64_t>(list) * from.all_parts + share.own] = total;
 }
 
 XM_DEVICE bool near(double a, double b) {
@@ -258,7 +283,7 @@ XM_DEVICE bool find_classes(const Predicted<Product>& from, const Selection& job
   block.factors[slot][head] = found.factor;
   block.quick[slot][head] = {base, largest > kFaint ? static_cast<float>(found.factor * power_of_two_over(largest)) : 0.0f};
   if (head != 0) return false;
-  const double mass = blocks == 1 ? total : job.masses ? job.masses[static_cast<int64_t>(list) * blocks + own] : sum;  // a lone block is all
+  const double mass = blocks == 1 ? total : job.masses ? job.masses[static_cast<int64_t>(list) * from.room_blocks + own] : sum;  // a lone block is all
   const double counted = static_cast<double>(from.keys) / kTileKeys, share = mass * counted;
   const double high = job.threshold_high * total, low = job.threshold_low * total;
   block.margins[slot] = kRankMargin + times(kMarginOfTop, farthest);
@@ -273,8 +298,8 @@ XM_DEVICE bool find_classes(const Predicted<Product>& from, const Selection& job
 template <int kHeads, bool kLargest, bool kBias, class Product>
 XM_DEVICE void weigh_keys(const Predicted<Product>& from, const ListHeads& heads, int own, int slot, const SelectShared<kHeads>& block,
                           float (&values)[2]) {
-  const int64_t row = static_cast<int64_t>(blocks_of(from)) * kTileKeys;
-  const Product* first = from.products + heads.first * row + static_cast<int64_t>(own) * kTileKeys + lane();
+  const int row = from.room_blocks * kTileKeys;  // at most 2^24
+  const Product* first = from.products + static_cast<int64_t>(heads.first) * row + own * kTileKeys + lane();
   Product products[kHeads][2];  // all reads are under way before the first is used
   XM_UNROLL(8)
   for (int head = 0; head < kHeads; ++head) {
@@ -298,18 +323,38 @@ XM_DEVICE void weigh_keys(const Predicted<Product>& from, const ListHeads& heads
   }
 }
 
-// The kept-th largest weight of each of eight blocks, in the four lanes that have the block: each sorts a quarter of it.
-XM_DEVICE float cut_of(const ScoreRow& weights, int kept) {
-  Sixteen largest = sixteen_at(weights, lane() % 4 * kSixteen);
-  sort_sixteen(largest.of);
+// Of sixteen of this lane and sixteen of another the larger or the smaller ones, in pairs from both ends or of the same number.
+template <bool kFromBothEnds>
+XM_DEVICE void share_sixteen(float (&values)[kSixteen], int lanes_apart, bool takes_larger) {
+  float others[kSixteen];
+  XM_UNROLL(16)
+  for (int i = 0; i < kSixteen; ++i) others[i] = shfl_xor(values[kFromBothEnds ? kSixteen - 1 - i : i], lanes_apart);
+  XM_UNROLL(16)
+  for (int i = 0; i < kSixteen; ++i) values[i] = takes_larger ? fmaxf(values[i], others[i]) : fminf(values[i], others[i]);
+}
+
+// The kept-th largest weight of each of eight blocks, in the four lanes that have the block: each sorts a quarter of it. Where no block keeps
+// more than sixteen, all of them find the sixteen largest, else each the next sixteen.
+XM_DEVICE float cut_of(const ScoreRow& weights, int kept, bool beyond_sixteen) {
+  const int quarter = lane() % 4;
+  Sixteen sorted = sixteen_at(weights, quarter * kSixteen);
+  sort_sixteen(sorted.of);
+  if (beyond_sixteen) {
+    share_sixteen<true>(sorted.of, 1, quarter % 2 == 0);
+    settle_sixteen(sorted.of);
+    share_sixteen<true>(sorted.of, 3, quarter < 2);
+    share_sixteen<false>(sorted.of, 1, quarter % 2 == 0);
+    settle_sixteen(sorted.of);
+    return shfl(entry(sorted.of, kept - 1), lane() / 4 * 4 + (kept - 1) / kSixteen);
+  }
   XM_UNROLL(1)
   for (int step = 1; step < 4; step *= 2) {
     Sixteen others;
     XM_UNROLL(16)
-    for (int i = 0; i < kSixteen; ++i) others.of[i] = shfl_xor(largest.of[i], step);
-    merge_sixteen(largest.of, others.of);
+    for (int i = 0; i < kSixteen; ++i) others.of[i] = shfl_xor(sorted.of[i], step);
+    merge_sixteen(sorted.of, others.of);
   }
-  return entry(largest.of, kept - 1);
+  return entry(sorted.of, kept - 1);
 }
 
 // Of a lane's quarter of a block the marked keys that are among the first `count` marked ones of the block.
@@ -355,7 +400,7 @@ XM_DEVICE void keep_keys(const Predicted<Product>& from, const ListHeads& heads,
   if (ballot(is_ranked)) {
     // of blocks that are not ranked, what is found is left alone, as are their weights, which nobody wrote
     const ScoreRow row = {weights + beside * kRowStride, 0};
-    const float cut = cut_of(row, kept);
+    const float cut = cut_of(row, kept, ballot(is_ranked && kept > kSixteen));
     const float limit = kHeads == 1 || !is_ranked ? cut : cut - (times(block.margins[slot], cut) + kTiny);
     const Sixteen own_weights = sixteen_at(row, lane() % 4 * kSixteen);
     uint32_t higher = 0, equal = 0;
@@ -366,7 +411,7 @@ XM_DEVICE void keep_keys(const Predicted<Product>& from, const ListHeads& heads,
     }
     const int above = lanes_sum(popcount(higher), 4);
     if (kHeads == 1) higher |= first_of_block(equal, kept - above);
-    is_sure = !is_ranked || (kept <= kSixteen && (kHeads == 1 || above == kept));
+    is_sure = !is_ranked || kHeads == 1 || above == kept;
     if (is_ranked) quarter = higher;
   }
   if (beside < count && is_sure) reinterpret_cast<uint16_t*>(words + own)[lane()] = static_cast<uint16_t>(quarter);
@@ -383,17 +428,23 @@ XM_DEVICE void keep_keys(const Predicted<Product>& from, const ListHeads& heads,
 
 // A block of threads takes a part of a list's blocks of keys.
 template <int kHeads, bool kLargest, class Product>
-XM_RESIDENT_KERNEL(kPredictThreads, 2) void select_keys(Predicted<Product> from, Selection job) {
+XM_RESIDENT_KERNEL(kPredictThreads, 2) void select_keys(Predicted<Product> all, Sequences sequences, Selection selection) {
   auto& block = shared<SelectShared<kHeads>>();
   constexpr int kChunk = SelectShared<kHeads>::kChunk;
-  const int list = blockIdx.y, blocks = blocks_of(from);
-  const Part part = part_of(blocks, blockIdx.x, gridDim.x);
+  let_next_start();
+  wait_for_kernel_before();
+  const Share share = share_at(sequences, blockIdx.x);
+  if (share.sequence < 0) return;
+  const Predicted<Product> from = of_sequence(all, share);
+  const Selection job = of_sequence(selection, from, share);
+  const int list = blockIdx.y;
+  const Part part = part_of(blocks_of(from), share.own, share.count);
   const ListHeads heads = heads_of(from, job, list);
-  load_rows(from, job, heads, block.rows);
+  load_rows(from, heads, block.rows);
   double total = heads.count;  // the probabilities of each head are 1 together
   if (job.masses) {
     total = 0;
-    for (int i = lane(); i < job.parts; i += kWarp) total += job.part_masses[static_cast<int64_t>(list) * job.parts + i];
+    for (int i = lane(); i < from.parts; i += kWarp) total += job.part_masses[static_cast<int64_t>(list) * from.all_parts + i];
     total = lanes_sum(total);
   }
   bool doubtful = false;
@@ -403,7 +454,7 @@ XM_RESIDENT_KERNEL(kPredictThreads, 2) void select_keys(Predicted<Product> from,
     const int count = part.last - chunk < kChunk ? part.last - chunk : kChunk, even = ceil_div(count, kPredictWarps);
     const int each = even < kBeside ? even : kBeside;
     for (int first = warp() * each; first < count; first += kPredictWarps * each)
-      keep_keys<kHeads, kLargest>(from, heads, job.words + static_cast<int64_t>(list) * blocks, chunk + first, first,
+      keep_keys<kHeads, kLargest>(from, heads, job.words + static_cast<int64_t>(list) * from.room_blocks, chunk + first, first,
                                    count - first < each ? count - first : each, block, doubtful);
     block_sync();  // before the next chunk takes their place
   }
@@ -411,13 +462,15 @@ XM_RESIDENT_KERNEL(kPredictThreads, 2) void select_keys(Predicted<Product> from,
 }
 
 template <class Product>
-int launch_selection(const Predicted<Product>& from, const Selection& job, void* stream) {
-  const dim3 blocks = {static_cast<unsigned>(job.parts), static_cast<unsigned>(from.heads / job.heads_a_list), 1};
+int launch_selection(const Predicted<Product>& from, const Sequences& sequences, const Selection& job, int parts, void* stream) {
+  const dim3 blocks = {static_cast<unsigned>(parts), static_cast<unsigned>(from.heads / job.heads_a_list), 1};
   if (job.masses) {
-    const int failed = launch(weigh_blocks<Product>, blocks, kPredictThreads, sizeof(WeighShared), stream, from, job);
+    const int failed = launch_early(weigh_blocks<Product>, blocks, kPredictThreads, sizeof(WeighShared), stream, from, sequences, job);
     if (failed) return failed;
   }
-  const auto select = [&](auto kernel, size_t bytes) { return launch(kernel, blocks, kPredictThreads, bytes, stream, from, job); };
+  const auto select = [&](auto kernel, size_t bytes) {
+    return launch_early(kernel, blocks, kPredictThreads, bytes, stream, from, sequences, job);
+  };
   const bool largest = job.masses;
   if (job.heads_a_list == 1) return select(select_keys<1, false, Product>, sizeof(SelectShared<1>));
   if (job.heads_a_list == 2) return select(largest ? select_keys<2, true, Product> : select_keys<2, false, Product>, sizeof(SelectShared<2>));
@@ -432,14 +485,16 @@ using namespace xmsim;
 
 // After xm_cuda_score_keys, with the same parts. masses and part_masses only where the largest of some heads' probabilities is ranked.
 XM_API int xm_cuda_select_keys(void* products, float* tops, double* sums, float* part_tops, double* part_sums, const float* slopes,
-                               double* masses, double* part_masses, uint64_t* words, int* doubtful, int heads, int kv_heads, int keys,
-                               int parts, int code_bits, int heads_a_list, int kept_high, int kept_low, float factor,
-                               double threshold_high, double threshold_low, void* stream) {
-  const Selection job = {masses, part_masses, words, doubtful, heads_a_list, parts, kept_high, kept_low, threshold_high, threshold_low};
+                               double* masses, double* part_masses, uint64_t* words, int* doubtful, int heads, int kv_heads, int code_bits,
+                               int heads_a_list, int kept_high, int kept_low, float factor, double threshold_high, double threshold_low,
+                               const int* lengths, int count, int room, int shares_wanted, int least, int most, int parts, void* stream) {
+  const Selection job = {masses, part_masses, words, doubtful, heads_a_list, kept_high, kept_low, threshold_high, threshold_low};
+  const Sequences sequences = {lengths, count, room, shares_wanted, least, most};
+  const int blocks = ceil_div(room, kTileKeys);
   if (code_bits == 4) {
-    const Predicted<int16_t> from = {static_cast<int16_t*>(products), tops, part_tops, sums, part_sums, slopes, factor, heads, kv_heads, keys};
-    return launch_selection(from, job, stream);
+    const Predicted<int16_t> from = {static_cast<int16_t*>(products), tops, part_tops, sums, part_sums, slopes, factor, heads, kv_heads, blocks};
+    return launch_selection(from, sequences, job, parts, stream);
   }
-  const Predicted<int32_t> from = {static_cast<int32_t*>(products), tops, part_tops, sums, part_sums, slopes, factor, heads, kv_heads, keys};
-  return launch_selection(from, job, stream);
+  const Predicted<int32_t> from = {static_cast<int32_t*>(products), tops, part_tops, sums, part_sums, slopes, factor, heads, kv_heads, blocks};
+  return launch_selection(from, sequences, job, parts, stream);
 }

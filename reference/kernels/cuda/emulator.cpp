@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <deque>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "warpgroup.h"
@@ -16,7 +18,7 @@ constexpr int kLanes = 32;
 constexpr uint32_t kFirstAddress = 16;  // of shared memory: its start is aligned to no more than this
 constexpr unsigned char kPoison = 0xff;  // NaN as a number, -1 as an index
 
-enum class Wait { none, warp, group, reached, block, ended };
+enum class Wait { none, warp, group, reached, way, block, ended };
 
 struct Copy {
   void* to;
@@ -48,6 +50,7 @@ struct Thread {
   std::vector<Product> products;
   int closed_products;
   bool ordered;
+  bool waited;  // for the kernel before
   unsigned char slot[kSlotBytes];
 };
 
@@ -58,10 +61,13 @@ struct Block {
   Thread* running = nullptr;
   ucontext_t scheduler;
   const std::function<void()>* body = nullptr;
+  bool early = false, kernel_before_ended = false;
 };
 
 thread_local Block* current = nullptr;
+thread_local std::string why_stopped;
 bool last_thread_first = false;
+Copy written_before = {nullptr, nullptr, 0};  // by the kernel before an early launch, at its very end
 
 void enter() {
   (*current->body)();
@@ -130,6 +136,17 @@ void run_group(const Neighbours& group) {
   } while ((group.count == kGroupThreads && group.release(Wait::group)) || group.release_reached());
 }
 
+// Lets those go on who have let others go first.
+bool release_given_way(Block& block) {
+  bool any = false;
+  for (Thread& thread : block.threads) {
+    if (thread.wait != Wait::way) continue;
+    thread.wait = Wait::none;
+    any = true;
+  }
+  return any;
+}
+
 // Lets the threads of a block go on that are left, if all of them wait for it.
 bool release_block(Block& block) {
   bool waits = false;
@@ -143,7 +160,16 @@ bool release_block(Block& block) {
   return waits;
 }
 
+// Ends the kernel before, if it has not ended.
+bool end_kernel_before(Block& block) {
+  if (block.kernel_before_ended) return false;
+  if (written_before.bytes) std::memcpy(written_before.to, written_before.from, written_before.bytes);
+  return block.kernel_before_ended = true;
+}
+
 bool run_block(Block& block) {
+  block.kernel_before_ended = !block.early;
+  if (block.early && written_before.bytes) std::memset(written_before.to, kPoison, written_before.bytes);
   for (Thread& thread : block.threads) {
     thread.wait = Wait::none;
     thread.open.clear();
@@ -152,6 +178,7 @@ bool run_block(Block& block) {
     thread.products.clear();
     thread.closed_products = 0;
     thread.ordered = false;
+    thread.waited = !block.early;
     getcontext(&thread.context);
     thread.context.uc_stack.ss_sp = thread.stack.get();
     thread.context.uc_stack.ss_size = kStackBytes;
@@ -163,11 +190,32 @@ bool run_block(Block& block) {
   const Neighbours all = {block, 0, block.threads.size()};
   do {
     for (size_t i = 0; i * kGroupThreads < all.count; ++i) run_group(all.part(i, kGroupThreads));
-  } while (all.release_reached() || release_block(block));
+  } while (all.release_reached() || release_given_way(block) || release_block(block) || end_kernel_before(block));
   for (const Thread& thread : block.threads) {
-    if (thread.wait != Wait::ended) return false;
+    if (thread.wait != Wait::ended || !thread.waited) return false;
   }
   return true;
+}
+
+// Who waits in vain in a block, for what.
+std::string waiting(const Block& block) {
+  static constexpr std::pair<Wait, const char*> kKinds[] = {{Wait::warp, "lanes of their warp"},
+                                                            {Wait::group, "threads of their warpgroup"},
+                                                            {Wait::reached, "a phase of a barrier to end"},
+                                                            {Wait::block, "threads of their block"}};
+  std::string text = "threads waited in vain:";
+  for (const auto& [kind, name] : kKinds) {
+    int count = 0, first = 0;
+    for (size_t i = block.threads.size(); i-- > 0;) {
+      if (block.threads[i].wait != kind) continue;
+      ++count;
+      first = static_cast<int>(i);
+    }
+    if (count) text += " " + std::to_string(count) + " (the first is " + std::to_string(first) + ") for " + name + ";";
+  }
+  if (text.back() != ';') return "a thread of an early launch ended without waiting for the kernel before";
+  text.pop_back();
+  return text;
 }
 
 // The same bytes as products see them.
@@ -182,11 +230,17 @@ unsigned char* shared_memory() { return current->shared.data(); }
 void wait_for_block() { wait(Wait::block); }
 void wait_for_warp() { wait(Wait::warp); }
 void wait_for_group() { wait(Wait::group); }
+void give_way() { wait(Wait::way); }
 
 void wait_until(const std::function<bool()>& reached) {
   if (reached()) return;  // threads run ahead of others as far as they can
   current->running->reached = &reached;
   wait(Wait::reached);
+}
+
+void wait_for_kernel_before() {
+  current->running->waited = true;
+  wait_until([block = current] { return block->kernel_before_ended; });
 }
 
 unsigned char* lane_slot(int lane) { return current->threads[current->place.thread.x / kLanes * kLanes + lane].slot; }
@@ -268,8 +322,11 @@ void finish_products(int groups) {
   thread.products.erase(std::remove_if(thread.products.begin(), thread.products.end(), std::not_fn(runs)), thread.products.end());
 }
 
-int run(dim3 blocks, int threads, size_t bytes_shared, const std::function<void()>& body) {
+const char* reason() { return why_stopped.c_str(); }
+
+int run(dim3 blocks, int threads, size_t bytes_shared, const std::function<void()>& body, bool early) {
   Block block;
+  block.early = early;
   block.threads = std::vector<Thread>(threads);
   block.shared.resize(bytes_shared + 16);
   block.place.threads = {static_cast<unsigned>(threads), 1, 1};
@@ -283,6 +340,7 @@ int run(dim3 blocks, int threads, size_t bytes_shared, const std::function<void(
       for (unsigned x = 0; done && x < blocks.x; ++x) {
         block.place.block = {x, y, z};
         done = run_block(block);
+        if (!done) why_stopped = waiting(block);
       }
     }
   }
@@ -294,3 +352,9 @@ int run(dim3 blocks, int threads, size_t bytes_shared, const std::function<void(
 
 // Threads run in the order of their numbers, or against it: what is right does not depend on it.
 XM_API void xm_emulate_last_thread_first(int reversed) { xmsim::emulator::last_thread_first = reversed != 0; }
+
+// What the kernel before an early launch writes at its very end: `bytes` from `from` to `to`, where NaN is before; none: 0 bytes.
+XM_API void xm_emulate_kernel_before(void* to, const void* from, size_t bytes) { xmsim::emulator::written_before = {to, from, bytes}; }
+
+// What threads of the last launch that was stopped waited for.
+XM_API const char* xm_emulated_reason() { return xmsim::emulator::reason(); }

@@ -8,6 +8,7 @@ in every run.
 from __future__ import annotations
 
 from ctypes import c_float, c_int, c_void_p
+from functools import cache
 
 import torch
 
@@ -16,6 +17,7 @@ from xmsim.reference.kernels.cuda.weights import ELEMENTS, MACKO_STEP, GpuColumn
 
 MOST_TOKENS = 16  # of the tensor-core kernel: two of mma's widths
 _STEP = 8  # numbers of 16 bytes
+_PIECE = 16  # rows that SPDP's kernel takes at least
 
 
 def dense_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -39,7 +41,7 @@ def tca_bme_linear(x: torch.Tensor, weights: GpuTcaBme, bias: torch.Tensor | Non
     y = x.new_empty((tokens, outputs))
     if y.numel():
         launch = cuda_kernel("xm_cuda_tca_bme_rows", c_int, *[c_void_p] * 5, *[c_int] * 3, c_void_p, c_void_p)
-        addresses = (part.data_ptr() for part in (weights.values, weights.bitmap, weights.group_offsets, weights.stripe_offsets, x))
+        addresses = (part.data_ptr() for part in (weights.values, weights.lane_bitmap, weights.group_offsets, weights.stripe_offsets, x))
         launch(x, _is_half(x), *addresses, tokens, outputs, inputs, _place(bias), y.data_ptr())
     return y
 
@@ -83,10 +85,18 @@ def spdp_linear(x: torch.Tensor, weights: GpuColumnBitmap, bias: torch.Tensor | 
     tokens, (outputs, inputs) = len(x), weights.shape
     y = x.new_empty((tokens, outputs))
     if y.numel():
-        launch = cuda_kernel("xm_cuda_spdp_columns", c_int, *[c_void_p] * 5, c_float, *[c_int] * 3, c_void_p, c_void_p)
+        launch = cuda_kernel("xm_cuda_spdp_columns", c_int, *[c_void_p] * 5, c_float, *[c_int] * 4, c_void_p, c_void_p)
         addresses = (part.data_ptr() for part in (weights.values, weights.bitmap, weights.group_offsets, weights.column_offsets, x))
-        launch(x, _is_half(x), *addresses, threshold, tokens, outputs, inputs, _place(bias), y.data_ptr())
+        pieces = -(-outputs // _PIECE)
+        of_a_block = -(-pieces // max(1, _multiprocessors(x.device) // tokens))  # a block for each multiprocessor
+        launch(x, _is_half(x), *addresses, threshold, of_a_block, tokens, outputs, inputs, _place(bias), y.data_ptr())
     return y
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    """Of a GPU; as many as an H200 has where it is emulated."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 
 def _check_inputs(x: torch.Tensor, shape: tuple[int, int], bias: torch.Tensor | None, **weights: torch.Tensor) -> None:

@@ -7,17 +7,20 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kNumbers = 8;  // of 16 bytes
 constexpr int kDeep = 4;     // reads of a lane that are under way together: 16 KB a block, to cover memory's latency
+constexpr int kStep = kWarp * kNumbers;
 
 // A warp takes a row of the matrix.
 template <class Element>
 XM_KERNEL(kWarps* kWarp)
 void dense_rows(const uint16_t* weights, const uint16_t* x, int outputs, int inputs, const uint16_t* bias, uint16_t* y) {
   const int row = static_cast<int>(blockIdx.x) * kWarps + warp();
-  if (row >= outputs) return;
   const uint16_t* own = weights + static_cast<int64_t>(row) * inputs;
+  let_next_start();
+  if (row < outputs) prefetch_by_lanes(own, sizeof(uint16_t) * (inputs < kDeep * kStep ? inputs : kDeep * kStep));
+  wait_for_kernel_before();
+  if (row >= outputs) return;
   const uint16_t* vector = x + static_cast<int64_t>(blockIdx.y) * inputs;
   float sum = 0;
-  constexpr int kStep = kWarp * kNumbers;
   for (int start = lane() * kNumbers; start < inputs; start += kDeep * kStep) {
     uint4 words[kDeep];
     XM_UNROLL(4)
@@ -47,6 +50,6 @@ using namespace xmsim;
 XM_API int xm_cuda_dense_rows(int half, const uint16_t* weights, const uint16_t* x, int tokens, int outputs, int inputs,
                               const uint16_t* bias, uint16_t* y, void* stream) {
   const dim3 blocks = {static_cast<unsigned>(ceil_div(outputs, kWarps)), static_cast<unsigned>(tokens), 1};
-  return launch(half ? dense_rows<Half> : dense_rows<Bf16>, blocks, kWarps * kWarp, 0, stream, weights, x, outputs, inputs,
-                bias, y);
+  return launch_early(half ? dense_rows<Half> : dense_rows<Bf16>, blocks, kWarps * kWarp, 0, stream, weights, x, outputs,
+                      inputs, bias, y);
 }

@@ -68,16 +68,33 @@ struct HalfWord {
   int32_t first;
 };
 
-// The two numbers at bits 2 (lane % 16) and one on, as 16 bits each; zero where a bit is not set.
+// Where the bits of a lane's two numbers are in a half word, of 16 lanes: the first, the second so much above it, and those of lanes before.
+struct PairOfBits {
+  int shift, apart;
+  uint32_t before;
+};
+
+// One beside the other.
+XM_DEVICE PairOfBits neighbours_of_lane() {
+  const int shift = 2 * (lane() % 16);
+  return {shift, 1, (1u << shift) - 1};
+}
+
+// Eight apart, for eight lanes in each 16 bits, so that one product makes what chooses bytes of both.
+XM_DEVICE PairOfBits bits_of_lane() {
+  const uint32_t before = ((1u << lane() % 8) - 1) * 0x0101;
+  return lane() % 16 < 8 ? PairOfBits{lane() % 8, 8, before} : PairOfBits{16 + lane() % 8, 8, before << 16 | 0xffff};
+}
+
+// The two numbers of a lane, as 16 bits each; zero where a bit is not set.
 struct Pair {
   uint16_t low, high;
 };
 
-XM_DEVICE Pair two_numbers(const HalfWord& half, const uint16_t* values) {
-  const int shift = 2 * (lane() % 16);
-  const uint32_t own = half.bits >> shift;
-  const int place = half.first + popcount(half.bits & ((1u << shift) - 1));
-  return {own & 1 ? values[place] : uint16_t{0}, own & 2 ? values[place + (own & 1)] : uint16_t{0}};
+XM_DEVICE Pair two_numbers(const HalfWord& half, const PairOfBits& bits, const uint16_t* values) {
+  const uint32_t first = half.bits >> bits.shift & 1, second = half.bits >> bits.shift >> bits.apart & 1;
+  const uint32_t place = half.first + popcount(half.bits & bits.before);
+  return {first ? values[place] : uint16_t{0}, second ? values[place + first] : uint16_t{0}};
 }
 
 // Both halves of a word whose numbers start at `first`.

@@ -7,6 +7,7 @@ namespace {
 constexpr int kWarps = 16;
 constexpr int kNumbers = 8;  // of a lane at once: 16 bytes of values, 4 of distances
 constexpr int kStep = kWarp * kNumbers;
+constexpr int kAhead = 4;  // steps of a warp that are prefetched
 constexpr int kBeyond = 16;  // zeros behind the vector, which fillers at the end of a row and lanes beyond it are multiplied with
 
 struct MackoWeights {
@@ -37,9 +38,17 @@ void macko_rows(MackoWeights weights, const uint16_t* x, const uint16_t* bias, u
   uint16_t* vector = &shared<uint16_t>();
   const int token = blockIdx.y, row = static_cast<int>(blockIdx.x) * kWarps + uniform_warp(), inputs = weights.inputs;
   const bool own = row < weights.outputs;
+  const int start = row * weights.steps * kStep, place = start + kNumbers * lane();
+  let_next_start();
+  if (own) {  // of what is equally long, and so known to be there before any start is read
+    const int ahead = (weights.steps < kAhead ? weights.steps : kAhead) * kStep;
+    prefetch_by_lanes(weights.values + start, sizeof(uint16_t) * ahead);
+    prefetch_by_lanes(weights.deltas + start / kNumbers, ahead / 2);
+    prefetch_by_lanes(weights.row_starts + row, 2 * sizeof(int));
+  }
+  wait_for_kernel_before();
   const int first = own ? weights.row_starts[row] : 0, last = own ? weights.row_starts[row + 1] : 0;
   const int equal = own ? weights.steps : 0;
-  const int place = row * weights.steps * kStep + kNumbers * lane();
   const auto read = [&](int i) {
     if (i < equal) return read_step(weights, place + i * kStep, true);
     const int rest = first + (i - equal) * kStep + kNumbers * lane();
@@ -97,6 +106,6 @@ XM_API int xm_cuda_macko_rows(int half, const uint16_t* values, const uint32_t* 
                               int tokens, int outputs, int inputs, const uint16_t* bias, uint16_t* y, void* stream) {
   const dim3 blocks = {static_cast<unsigned>(ceil_div(outputs, kWarps)), static_cast<unsigned>(tokens), 1};
   const MackoWeights weights = {values, deltas, row_starts, steps, outputs, inputs};
-  return launch(half ? macko_rows<Half> : macko_rows<Bf16>, blocks, kWarps * kWarp, sizeof(uint16_t) * (inputs + kBeyond), stream, weights, x,
-                bias, y);
+  return launch_early(half ? macko_rows<Half> : macko_rows<Bf16>, blocks, kWarps * kWarp, sizeof(uint16_t) * (inputs + kBeyond), stream, weights,
+                      x, bias, y);
 }

@@ -1,5 +1,5 @@
-// Up to 16 vectors times weights in TCA-BME (formats/tca_bme.py) by tensor cores. The bitmaps stand in the order of mma's operand: bits
-// 2 l and 2 l + 1 of BitmapTile r of a TCTile are the two weights that lane l holds in register r.
+// Up to 16 vectors times weights in TCA-BME (formats/tca_bme.py) by tensor cores. A TCTile's BitmapTile r has the two weights that lane l of
+// mma's operand holds in register r, the values in the order of lanes; their bits are those of bits_of_lane.
 #include "linear_elements.h"
 
 namespace xmsim {
@@ -68,15 +68,14 @@ XM_DEVICE void fetch(Stage<kColumns>& stage, const TcaWeights& weights, int star
   }
 }
 
-// The two weights of a lane: its bits are `low` and the one above it, those before them `below`; `place` is that of the half word's first
-// value in shared memory. Both are read whatever the bits are, and put where they belong by a choice of bytes: no branch, and one popcount
-// for 64 weights, since the GPU counts bits at an eighth of its other instructions' rate.
-XM_DEVICE uint32_t two_weights(uint32_t bits, uint32_t place, uint32_t low, uint32_t below) {
-  const uint32_t own = place + 2 * popcount(bits & below);
+// The two weights of a lane; `place` is that of the half word's first value in shared memory. Both are read whatever the bits are, and put where
+// they belong by a choice of bytes: no branch, and one popcount for 64 weights, since the GPU counts bits at an eighth of its other
+// instructions' rate.
+XM_DEVICE uint32_t two_weights(uint32_t bits, uint32_t place, const PairOfBits& own_bits) {
+  const uint32_t own = place + 2 * popcount(bits & own_bits.before);
   const uint32_t first = shared_16(own), second = shared_16(own + 2);
-  // from the zeros above both, 0x3232, to 0x7610 the first low, 0x1032 the first high, 0x5410 the first low and the second high
-  const uint32_t choice = flipped_where(bits & (2 * low), bits & low ? 0x7610 : 0x3232, 0x2200);
-  return choose_bytes(first, second, choice);
+  // 0x2222, zeros above the first, 0x6610 the first low, 0x1022 the first high, 0x5410 the first low and the second high: by one product
+  return choose_bytes(first, second, (bits >> own_bits.shift & 0x0101) * 0x43ee + 0x2222);
 }
 
 // A block takes 16 rows; each of its warps a part of the columns, in a pipeline of its own.
@@ -91,6 +90,14 @@ void tca_bme_rows(TcaWeights weights, const uint16_t* x, int tokens, const uint1
   const int part = uniform_warp(), first = across * part / kWarps;
   const uint32_t count = across * (part + 1) / kWarps - first;
   const int stripe = static_cast<int>(blockIdx.x) % kStripes, group = static_cast<int>(blockIdx.x) / kStripes * across + first;
+  let_next_start();
+  const int soon = count < kWarp ? count : kWarp;  // GroupTiles that are looked up at first
+  prefetch_by_lanes(weights.group_offsets + group, (soon + 1) * sizeof(int));
+  prefetch_by_lanes(weights.stripe_offsets + static_cast<int64_t>(group) * kStripes, soon * kStripes * sizeof(int));
+  for (int at = lane(); at < 4 * soon; at += kWarp) {  // their bitmaps of the stripe, 128 bytes each
+    prefetch(weights.words + ((static_cast<int64_t>(group) + at / 4) * kStripes + stripe) * 2 * kTiles + at % 4 * 8);
+  }
+  wait_for_kernel_before();
   uint32_t word = (group * kStripes + stripe) * 2 * kTiles + 4 * lane();  // the next that is copied
   const uint32_t row_of_x = lane() / 8 * weights.inputs;
   uint32_t input = row_of_x + first * kGroup + lane() % 8 * 8;
@@ -115,7 +122,7 @@ void tca_bme_rows(TcaWeights weights, const uint16_t* x, int tokens, const uint1
   constexpr uint32_t kAhead = kStages - 1;
   look_up(0);
   for (uint32_t i = 0; i < kAhead; ++i) fetch_next(i);
-  const uint32_t low = 1u << 2 * (lane() % 16), below = low - 1;
+  const PairOfBits own_bits = bits_of_lane();
   float sums[kColumns / 8][4] = {};
   const auto multiply = [&](uint32_t i) {
     cp_async_wait<kAhead - 1>();
@@ -138,8 +145,8 @@ void tca_bme_rows(TcaWeights weights, const uint16_t* x, int tokens, const uint1
       XM_UNROLL(2)
       for (int r = 0; r < 4; r += 2) {
         const uint4 pair = *reinterpret_cast<const uint4*>(&own.halves[lane() / 16][4 * tile + r]);  // two half words
-        a[r] = two_weights(pair.x, pair.y, low, below);
-        a[r + 1] = two_weights(pair.z, pair.w, low, below);
+        a[r] = two_weights(pair.x, pair.y, own_bits);
+        a[r + 1] = two_weights(pair.z, pair.w, own_bits);
       }
       XM_UNROLL(2)
       for (int n = 0; n < kColumns / 8; ++n) {
@@ -172,7 +179,7 @@ void tca_bme_rows(TcaWeights weights, const uint16_t* x, int tokens, const uint1
 template <class Element, int kColumns>
 int launch_rows(const TcaWeights& weights, const uint16_t* x, int tokens, const uint16_t* bias, uint16_t* y, void* stream) {
   const dim3 blocks = {static_cast<unsigned>(ceil_div(weights.outputs, kStripeRows)), 1, 1};
-  return launch(tca_bme_rows<Element, kColumns>, blocks, kWarps * kWarp, sizeof(TcaShared<kColumns>), stream, weights, x, tokens, bias, y);
+  return launch_early(tca_bme_rows<Element, kColumns>, blocks, kWarps * kWarp, sizeof(TcaShared<kColumns>), stream, weights, x, tokens, bias, y);
 }
 
 }  // namespace
@@ -180,7 +187,7 @@ int launch_rows(const TcaWeights& weights, const uint16_t* x, int tokens, const 
 
 using namespace xmsim;
 
-// The parts of a TcaBme [outputs, inputs], its bitmaps as halves; x [tokens, inputs], at most 16 tokens, inputs a multiple of 8; bias
+// The parts of a GpuTcaBme [outputs, inputs], its bitmaps as halves; x [tokens, inputs], at most 16 tokens, inputs a multiple of 8; bias
 // [outputs] or none; y [tokens, outputs].
 XM_API int xm_cuda_tca_bme_rows(int half, const uint16_t* values, const uint32_t* words, const int* group_offsets, const int* stripe_offsets,
                                 const uint16_t* x, int tokens, int outputs, int inputs, const uint16_t* bias, uint16_t* y, void* stream) {

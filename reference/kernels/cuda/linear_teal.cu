@@ -26,6 +26,8 @@ template <class Element>
 XM_RESIDENT_KERNEL(kWarps* kWarp, 2)
 void teal_columns(const uint16_t* columns, const uint16_t* x, float threshold, int outputs, int inputs, const uint16_t* bias, uint16_t* y) {
   TealShared& block = shared<TealShared>();
+  let_next_start();
+  wait_for_kernel_before();
   const int token = blockIdx.y, output = static_cast<int>(blockIdx.x) * kOutputs + lane() % kAcross * 8;
   x += static_cast<int64_t>(token) * inputs;
   Input* ring = block.inputs[warp()];
@@ -82,6 +84,6 @@ using namespace xmsim;
 XM_API int xm_cuda_teal_columns(int half, const uint16_t* columns, const uint16_t* x, float threshold, int tokens, int outputs, int inputs,
                                 const uint16_t* bias, uint16_t* y, void* stream) {
   const dim3 blocks = {static_cast<unsigned>(ceil_div(outputs, kOutputs)), static_cast<unsigned>(tokens), 1};
-  return launch(half ? teal_columns<Half> : teal_columns<Bf16>, blocks, kWarps * kWarp, sizeof(TealShared), stream, columns, x, threshold,
-                outputs, inputs, bias, y);
+  return launch_early(half ? teal_columns<Half> : teal_columns<Bf16>, blocks, kWarps * kWarp, sizeof(TealShared), stream, columns, x, threshold,
+                      outputs, inputs, bias, y);
 }

@@ -32,7 +32,7 @@ void unpack_groups(const uint16_t* values, const uint64_t* bitmap, const int* gr
   XM_UNROLL(8)
   for (int i = 0; i < kGroup / kWarps; ++i) {
     const int word = kWarps * i + warp();
-    const Pair pair = two_numbers(block.halves[word][lane() / 16], values);
+    const Pair pair = two_numbers(block.halves[word][lane() / 16], kByColumns ? neighbours_of_lane() : bits_of_lane(), values);
     if constexpr (kByColumns) {
       block.rows[2 * lane()][word] = pair.low;
       block.rows[2 * lane() + 1][word] = pair.high;
@@ -57,7 +57,7 @@ void unpack_groups(const uint16_t* values, const uint64_t* bitmap, const int* gr
 
 using namespace xmsim;
 
-// dense [rows, inputs]: the rows from GroupTile row first_group on, of a TcaBme, or of a ColumnBitmap; inputs is a multiple of 8.
+// dense [rows, inputs]: the rows from GroupTile row first_group on, of a GpuTcaBme, or of a GpuColumnBitmap; inputs is a multiple of 8.
 XM_API int xm_cuda_unpack_rows(int by_columns, const uint16_t* values, const uint64_t* bitmap, const int* group_offsets, int first_group,
                                int rows, int inputs, uint16_t* dense, void* stream) {
   const dim3 blocks = {static_cast<unsigned>(ceil_div(inputs, kGroup)), static_cast<unsigned>(ceil_div(rows, kGroup)), 1};

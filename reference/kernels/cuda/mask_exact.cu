@@ -97,7 +97,7 @@ XM_RESIDENT_KERNEL(kMaskThreads, 2) void keep_exact(FloatScores from, MaskRule r
   const bool is_nm = rule.kind == MaskKind::nm, is_sanger = rule.kind == MaskKind::sanger;
   const int size = is_sanger ? kTileKeys : static_cast<int>(rule.block), blocks_per_tile = kTileKeys / size;
   const int64_t padded = static_cast<int64_t>(gridDim.x) * kRows, seen_keys = allowed.end - allowed.first;
-  const ScoreRow scores = score_row<kTurnedFours>(block.scores, threadIdx.x);
+  const ScoreRow scores = score_row(block.scores, threadIdx.x);
   const TileWalk walk = seen_tiles(from, rows.first_query, kRows);
   const auto room_of_block = [&](int64_t tile, int part) { return ((head * row_words + tile) * blocks_per_tile + part) * padded + query; };
   const auto room_of_tile = [&](int64_t tile) { return (head * row_words + tile) * padded + query; };

@@ -35,11 +35,12 @@ struct MaskTarget {
   uint64_t* words;    // [heads, queries, ceil(keys / 64)]
   int32_t* kept;      // [heads, queries]
   uint8_t* doubtful;  // [heads, queries]: rounding may have decided something, so that the judge has to decide the row again
-  // room to work in, X:M only: of each block of each row, and the keys that it keeps if its share is low
-  float* mass;          // [heads, blocks, padded queries], blocks as many as fill the words, queries padded to a multiple of 128
-  float* top;           // the same
-  uint64_t* low_words;   // [heads, words, padded queries]
-  const RowFacts* rows;  // [heads, queries]: Sanger only
+  // room to work in, of each block of each row; blocks as many as fill the words, queries padded to a multiple of 128
+  float* mass;           // [heads, blocks, padded queries]: X:M
+  uint8_t* classes;      // [heads, words, padded queries], two bits a block: 1 keeps kept_high of its keys, 2 kept_low: low-bit X:M, N:M
+  float* doubts;         // [heads, blocks, padded queries]: shared X:M
+  uint64_t* low_words;   // [heads, words, padded queries]: keys kept of blocks whose share is low: shared and exact X:M
+  const RowFacts* rows;  // [heads, queries]: Sanger, shared X:M
 };
 
 }  // namespace xmsim

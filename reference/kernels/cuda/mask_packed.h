@@ -10,51 +10,52 @@ namespace xmsim {
 constexpr int32_t kPackedZero = 1 << 15;
 constexpr int kRowWords = kTileKeys / 2;
 
-template <int kDim>
-struct PackedTile {
-  alignas(16) int8_t keys[2][kTileKeys * kDim];
-  alignas(16) uint32_t scores[kRows * kRowWords];
-};
-
-// A row of packed scores of one thread. Fours of words are turned by the row: 8 rows read, or write, the same four in different banks.
+// A row of packed scores, the bytes from a place on. Four words of a lane, 4e + t of four e, lie next to each other. Such fours are turned by
+// the row's number: 8 rows that are read, or two that are written, lie in different banks.
 struct PackedRow {
-  uint32_t* first;
-  int turn;
-  float factor;  // of the products
+  unsigned char* rows;
+  uint32_t place;
 };
 
-XM_DEVICE PackedRow packed_row(uint32_t* scores, int row, float factor) { return {scores + row * kRowWords, row % 8, factor}; }
+XM_DEVICE uint32_t place_of_row(uint32_t row) { return row * kRowWords * 4 + (row % 2 * 4 + row / 2 % 4) * 16; }
 
-XM_DEVICE uint32_t& word_at(const PackedRow& row, int word) { return row.first[((word / 4) ^ row.turn) * 4 + word % 4]; }
+XM_DEVICE uint4& four_at(const PackedRow& row, int four) { return *reinterpret_cast<uint4*>(row.rows + (row.place ^ four * 16)); }
 
-XM_DEVICE int word_of_key(int key) { return key / 8 * 4 + key % 4; }
-XM_DEVICE int shift_of_key(int key) { return key / 4 % 2 * 16; }
+XM_DEVICE uint32_t lower_halves(uint32_t low, uint32_t high) { return choose_bytes(low, high, 0x5410); }
 
-template <int kBands, int kDim>
-XM_DEVICE void score_tile(const CodeScores&, const Rows&, int64_t, const Queries<kDim, kBands>& queries, const int8_t* keys,
-                          PackedTile<kDim>& block) {
-  const int column = lane() % 8, key = column % 2 * 4 + column / 2;  // neighbours in the sums share a word
-  XM_UNROLL(4)
-  for (int eight = 0; eight < kTileKeys / 8; ++eight) {
-    int32_t sums[kBands][4];
-    multiply_eight(queries, keys, 8 * eight + key, kPackedZero, sums);
-    XM_UNROLL(kBands)
-    for (int band = 0; band < kBands; ++band) {
-      XM_UNROLL(2)
-      for (int half = 0; half < 2; ++half) {
-        const PackedRow row = packed_row(block.scores, 16 * (kBands * warp() + band) + sum_row(lane(), 2 * half), 0);
-        const uint32_t low = static_cast<uint32_t>(sums[band][2 * half]), high = static_cast<uint32_t>(sums[band][2 * half + 1]);
-        word_at(row, 4 * eight + lane() % 4) = (low & 0xffffu) | high << 16;
+// Scores of a warp's rows on a tile of keys, from the places of those on that have one (others: less than 0).
+template <int kDim>
+XM_DEVICE void score_slots(const CodeScores& from, const Rows& rows, int tile, bool whole, const Queries<kDim, kBands>& queries,
+                           const int8_t* keys, uint32_t* scores, const int (&places)[kLaneRows]) {
+  const int column = lane() % 8, key = column % 2 * 4 + column / 2, own = lane() % 4;  // neighbours in the sums share a word
+  XM_UNROLL(2)
+  for (int half = 0; half < 2; ++half) {
+    uint32_t words[kLaneRows][4];
+    XM_UNROLL(4)
+    for (int e = 0; e < 4; ++e) {
+      int32_t sums[kBands][4];
+      multiply_eight(queries, keys + (32 * half + 8 * e) * kDim, key, kPackedZero, sums);
+      XM_UNROLL(4)
+      for (int i = 0; i < kLaneRows; ++i)
+        words[i][e] = lower_halves(static_cast<uint32_t>(sums[i / 2][i % 2 * 2]), static_cast<uint32_t>(sums[i / 2][i % 2 * 2 + 1]));
+    }
+    if (!whole) {
+      const Columns seen = seen_columns(from, rows, tile);
+      XM_UNROLL(4)
+      for (int i = 0; i < kLaneRows; ++i) {
+        XM_UNROLL(4)
+        for (int e = 0; e < 4; ++e) {
+          const int first = 32 * half + 8 * e + own;
+          words[i][e] &= (is_seen(seen, i, first) ? 0xffffu : 0) | (is_seen(seen, i, first + 4) ? 0xffff0000u : 0);
+        }
       }
     }
+    XM_UNROLL(4)
+    for (int i = 0; i < kLaneRows; ++i) {
+      const PackedRow row{reinterpret_cast<unsigned char*>(scores), static_cast<uint32_t>(places[i])};
+      if (places[i] >= 0) four_at(row, own + 4 * half) = {words[i][0], words[i][1], words[i][2], words[i][3]};
+    }
   }
-}
-
-XM_DEVICE void hide_keys(const PackedRow& row, int64_t tile, const KeyRange& allowed) {
-  const int64_t first = tile * kTileKeys;
-  if (allowed.first <= first && first + kTileKeys <= allowed.end) return;
-  for (int key = 0; key < kTileKeys; ++key)
-    if (first + key < allowed.first || first + key >= allowed.end) word_at(row, word_of_key(key)) &= 0xffff0000u >> shift_of_key(key);
 }
 
 // 32 scores of a row.
@@ -65,123 +66,85 @@ struct PackedSixteen {
 XM_DEVICE PackedSixteen sixteen_words(const PackedRow& row, int key) {
   PackedSixteen found;
   XM_UNROLL(4)
-  for (int i = 0; i < kSixteen; i += 4) {
-    const uint4 words = *reinterpret_cast<const uint4*>(&word_at(row, key / 2 + i));
-    found.of[i] = words.x;
-    found.of[i + 1] = words.y;
-    found.of[i + 2] = words.z;
-    found.of[i + 3] = words.w;
+  for (int t = 0; t < 4; ++t) {
+    const uint4 words = four_at(row, key / 8 + t);
+    found.of[t] = words.x;
+    found.of[4 + t] = words.y;
+    found.of[8 + t] = words.z;
+    found.of[12 + t] = words.w;
   }
   return found;
 }
 
-XM_DEVICE float packed_score(const PackedRow& row, uint32_t score) {
-  return times(static_cast<float>(static_cast<int32_t>(score) - kPackedZero), row.factor);
-}
+XM_DEVICE uint32_t exchanged(uint32_t word) { return word << 16 | word >> 16; }
 
-// 2^23 plus a number of 16 bits, as a float.
-XM_DEVICE float float_of_low(uint32_t word) { return float_of_bits(0x4b000000u | (word & 0xffffu)); }
-XM_DEVICE float float_of_high(uint32_t word) { return float_of_bits(upper_halves(word, 0x4b000000u)); }
-constexpr float kFloatOfZero = 8388608.0f;
-
-// As sum_of of scores in float32; each 32 count from their own top. A power's exponent is one fused step from 2^23 plus the product, less what
-// that step makes of the top; what its rounding leaves is the same for all 32 and taken off their sum.
-XM_DEVICE PartSum sum_of(const PackedRow& row, int key, int count, int seen) {
-  PartSum all;
-  const float factor = times(row.factor, kLog2OfE);
-  for (int first = 0; first < count; first += 2 * kSixteen) {
-    const PackedSixteen part = sixteen_words(row, key + first);
-    uint32_t tops = 0, leasts = ~0u, there = 2 * kSixteen;
-    XM_UNROLL(16)
-    for (int i = 0; i < kSixteen; ++i) tops = max_u16x2(tops, part.of[i]);
-    const uint32_t top = (tops & 0xffffu) > tops >> 16 ? tops & 0xffffu : tops >> 16;
-    if (!top) continue;
-    const float base = -times(float_of_low(top), factor), rest = fused(float_of_low(top), factor, base);
-    float sums[4] = {0, 0, 0, 0};
-    if (seen == count) {
-      XM_UNROLL(16)
-      for (int i = 0; i < kSixteen; ++i) {
-        leasts = min_u16x2(leasts, part.of[i]);
-        sums[i % 2] += exp2_fast(fused(float_of_low(part.of[i]), factor, base));
-        sums[i % 2 + 2] += exp2_fast(fused(float_of_high(part.of[i]), factor, base));
-      }
-    } else {
-      there = 0;
-      XM_UNROLL(16)
-      for (int i = 0; i < kSixteen; ++i) {
-        const bool low = part.of[i] & 0xffffu, high = part.of[i] >> 16;
-        there += low + high;
-        leasts = min_u16x2(leasts, part.of[i] | (low ? 0 : 0xffffu) | (high ? 0 : 0xffff0000u));
-        sums[i % 2] += low ? exp2_fast(fused(float_of_low(part.of[i]), factor, base)) : 0.0f;
-        sums[i % 2 + 2] += high ? exp2_fast(fused(float_of_high(part.of[i]), factor, base)) : 0.0f;
-      }
+// Of two sorted lists, one in either half of the words, the sixteen largest: word j has the two that follow the 2j largest.
+XM_DEVICE void merge_halves(const uint32_t (&lists)[kSixteen], uint32_t (&pairs)[kSixteen / 2]) {
+  // word i of n has numbers i and 2n - 1 - i of a list that rises and falls; its larger half and its smaller half are such lists again
+  XM_UNROLL(8)
+  for (int i = 0; i < 8; ++i) pairs[i] = max_u16x2(lists[i], exchanged(lists[15 - i]));
+  XM_UNROLL()
+  for (int n = 8; n > 1; n /= 2) {
+    uint32_t before[kSixteen / 2];
+    XM_UNROLL(8)
+    for (int i = 0; i < 8; ++i) before[i] = pairs[i];
+    XM_UNROLL(8)
+    for (int i = 0; i < 8; ++i) {
+      const int in_list = i % n, first = i - in_list;
+      if (in_list >= n / 2) continue;
+      const uint32_t other = exchanged(before[first + n - 1 - in_list]);
+      pairs[i] = max_u16x2(before[i], other);
+      pairs[i + n / 2] = min_u16x2(before[i], other);
     }
-    const uint32_t least = (leasts & 0xffffu) < leasts >> 16 ? leasts & 0xffffu : leasts >> 16;
-    const float sum = times((sums[0] + sums[1]) + (sums[2] + sums[3]), exp2_fast(-rest));
-    const float part_top = packed_score(row, top), larger = fmaxf(part_top, all.top);
-    const float whole = least == top ? static_cast<float>(there) : sum;
-    all.sum = times(all.sum, exponential(all.top - larger)) + times(whole, exponential(part_top - larger));
-    all.top = larger;
-    all.least = fminf(all.least, packed_score(row, least));
   }
-  return all;
 }
 
-// Sums of such rows that lie closer to a threshold are decided again. A difference of products is exact; times the factor and log2 e, both
-// rounded, down to 69 it is off by 7.6e-6, the exponential and a sum of 32 by 2.1e-6, of which both sides of a comparison have their share. The
-// reference's scores are rounded before their difference: half a bit of each score, of both sides.
-XM_DEVICE double packed_margin(const RowSum& row) {
-  const float top = fabsf(row.top);
-  return kMargin + 2.4e-7 * fminf(fmaxf(top, fabsf(row.least)), top + 69);
-}
-
-// A block of a row: 32 or 64 scores.
-struct PackedBlock {
-  PackedRow row;
-  int key, count;
-};
-
-XM_DEVICE PackedBlock block_of(const PackedRow& row, int key, int count) { return {row, key, count}; }
-
-XM_DEVICE uint32_t score_in(const PackedBlock& block, int number) {
-  const int key = block.key + number;
-  return word_at(block.row, word_of_key(key)) >> shift_of_key(key) & 0xffffu;
-}
-
-// The sixteen largest of a block, the largest first, in either half of the words.
-XM_DEVICE PackedSixteen sixteen_largest(const PackedBlock& block) {
-  PackedSixteen largest = sixteen_words(block.row, block.key), others;
+// The kept-th largest of a block of 32 or 64 scores from a key on.
+template <int kSize>
+XM_DEVICE uint32_t packed_cut(const PackedRow& row, int key, int kept) {
+  PackedSixteen largest = sixteen_words(row, key);
   sort_sixteen(largest.of);
-  if (block.count > 2 * kSixteen) {
-    others = sixteen_words(block.row, block.key + 2 * kSixteen);
+  if (kSize > 2 * kSixteen) {
+    PackedSixteen others = sixteen_words(row, key + 2 * kSixteen);
     sort_sixteen(others.of);
     merge_sixteen(largest.of, others.of);
   }
-  XM_UNROLL(16)
-  for (int i = 0; i < kSixteen; ++i) others.of[i] = largest.of[i] << 16 | largest.of[i] >> 16;
-  merge_sixteen(largest.of, others.of);
-  return largest;
+  uint32_t pairs[kSixteen / 2];
+  merge_halves(largest.of, pairs);
+  const int number = kept - 1;
+  uint32_t left[kSixteen / 4];
+  XM_UNROLL(4)
+  for (int i = 0; i < 4; ++i) left[i] = number & 8 ? pairs[i + 4] : pairs[i];
+  const uint32_t first = number & 4 ? left[2] : left[0], second = number & 4 ? left[3] : left[1];
+  const uint32_t pair = number & 2 ? second : first, other = exchanged(pair);
+  return (number & 1 ? min_u16x2(pair, other) : max_u16x2(pair, other)) & 0xffffu;
 }
 
-XM_DEVICE uint32_t cut_in(const PackedSixteen& largest, int kept) { return entry(largest.of, kept - 1) & 0xffffu; }
+// Of fields of two bits, four times four in the order of words, the even bits: those of sixteen keys.
+XM_DEVICE uint32_t even_bits(uint32_t fields) {
+  uint32_t bits = fields & 0x55555555u;
+  bits = (bits | bits >> 1) & 0x33333333u;
+  bits = (bits | bits >> 2) & 0x0f0f0f0fu;
+  return bits | bits >> 12;  // the first keys of words, and the others four bits on
+}
 
-// Which scores of a block reach the limit, and are seen.
-XM_DEVICE uint64_t at_least(const PackedBlock& block, uint32_t limit) {
-  const uint32_t below = limit ? (limit - 1) * 0x10001u : 0;
-  uint64_t bits = 0;
-  for (int first = 0; first < block.count; first += 2 * kSixteen) {
-    const PackedSixteen part = sixteen_words(block.row, block.key + first);
-    uint32_t found = 0;
-    XM_UNROLL(4)
-    for (int eight = 0; eight < 4; ++eight) {
-      uint32_t fours = 0;  // of four words, the first keys low and the others high
-      XM_UNROLL(4)
-      for (int t = 0; t < 4; ++t) fours += min_u16x2(max_u16x2(part.of[4 * eight + t], below) - below, 0x10001u) << t;
-      found |= ((fours | fours >> 12) & 0xffu) << 8 * eight;
-    }
-    bits |= static_cast<uint64_t>(found) << first;
+// The `kept` largest of a block, the first of equals; called by all lanes, with blocks of their own.
+template <int kSize>
+XM_DEVICE uint64_t largest_packed(const PackedRow& row, int key, int kept) {
+  const uint32_t cut = packed_cut<kSize>(row, key, kept);
+  const uint32_t last_below = cut ? cut - 1 : 0, below = last_below * 0x10001u, down = (0u - last_below & 0xffffu) * 0x10001u;
+  uint64_t equal = 0, higher = 0;
+  XM_UNROLL(2)
+  for (int half = 0; half < kSize / 32; ++half) {
+    const PackedSixteen part = sixteen_words({row.rows, anew(row.place)}, key + 32 * half);
+    uint32_t fields[2] = {0, 0};  // of each score two bits: 0 below the cut, 1 at it, 2 above
+    XM_UNROLL(16)
+    for (int i = 0; i < kSixteen; ++i) fields[i / 8] += add_min_u16x2(max_u16x2(part.of[i], below), down, 0x20002u) << i % 8 * 2;
+    equal |= static_cast<uint64_t>(lower_halves(even_bits(fields[0]), even_bits(fields[1]))) << 32 * half;
+    higher |= static_cast<uint64_t>(lower_halves(even_bits(fields[0] >> 1), even_bits(fields[1] >> 1))) << 32 * half;
   }
-  return bits;
+  if (!cut) return equal | higher;  // fewer are seen
+  return higher | first_bits(equal, kept - popcount(higher));
 }
 
 }  // namespace xmsim

@@ -13,7 +13,7 @@ constexpr double kNever = -__builtin_inf();             // of what must not be c
 
 template <int kDim>
 struct SaloShared {
-  ScoreTile<kDim, kSide, kGapAfterRow> tile;
+  ScoreTile<kDim, kSide> tile;
   double rows[kSide], columns[kSide], diagonals[kDiagonals], windows[kDiagonals];
   uint64_t row_bits, column_bits;
   int start;

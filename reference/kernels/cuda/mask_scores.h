@@ -8,9 +8,9 @@ namespace xmsim {
 
 constexpr int kTileKeys = 64;      // a word of the mask
 constexpr int kMaskThreads = 128;  // four warps
-// How rows of scores lie so that threads that read their own rows do not meet in a bank: four scores at a time, when the fours of a row are
-// turned, so that those who write, in the layout of the products, do not meet either; or one by one, with a gap after each row.
-constexpr int kTurnedFours = kTileKeys, kGapAfterRow = kTileKeys + 1;  // from a row to the next
+// From a row of scores to the next, so that threads that read their own rows do not meet in a bank: one by one, with a gap after each row; or
+// four scores at a time, when the fours of a row are turned.
+constexpr int kGapAfterRow = kTileKeys + 1, kTurnedFours = kTileKeys;
 constexpr float kInfinity = __builtin_inff();
 constexpr float kLog2OfE = 1.44269504f;
 
@@ -18,28 +18,20 @@ constexpr float kLog2OfE = 1.44269504f;
 constexpr int32_t kRounderBits = 0x4b400000;
 constexpr float kRounderFloat = 12582912.0f;
 
-template <int kDim, int kRows, int kStride>
+template <int kDim, int kRows>
 struct ScoreTile {
   alignas(16) int8_t keys[2][kTileKeys * kDim];
-  alignas(16) float scores[kRows * kStride];
+  alignas(16) float scores[kRows * kGapAfterRow];
 };
 
-// By how much the fours of a row are turned: 8 rows read the same four, and 4 rows write two neighbouring ones, in different banks.
-template <int kStride>
-XM_DEVICE int turn_of(int row) {
-  return kStride == kTurnedFours ? row % 4 * 2 + row / 4 % 2 : 0;
-}
-
-// A row of scores of one thread.
+// A row of scores of one thread. By `turn` its fours are turned: 8 rows read the same four, and 4 rows write two neighbouring ones, in
+// different banks.
 struct ScoreRow {
   float* first;
   int turn;
 };
 
-template <int kStride>
-XM_DEVICE ScoreRow score_row(float* scores, int row) {
-  return {scores + row * kStride, turn_of<kStride>(row)};
-}
+XM_DEVICE ScoreRow score_row(float* scores, int row) { return {scores + row * kTurnedFours, row % 4 * 2 + row / 4 % 2}; }
 
 XM_DEVICE float& score_at(const ScoreRow& row, int column) { return row.first[((column / 4) ^ row.turn) * 4 + column % 4]; }
 
@@ -84,13 +76,17 @@ XM_DEVICE TileWalk seen_tiles(const Scores& from, int64_t first_query, int64_t r
 // Begins to copy a tile of keys; keys that are not there become zeros.
 template <int kDim>
 XM_DEVICE void fetch_keys(const CodeScores& from, int64_t kv_head, int64_t tile, int8_t* to) {
-  constexpr int kChunks = kDim / 16;
-  const int64_t first = tile * kTileKeys;
-  const int8_t* keys = from.k + kv_head * from.keys * kDim;
-  for (int piece = threadIdx.x; piece < kTileKeys * kChunks; piece += kMaskThreads) {
-    const int key = piece / kChunks, chunk = piece % kChunks;
-    const bool there = first + key < from.keys;
-    cp_async_16(to + place_in_tile<kDim>(key, chunk), keys + (there ? first + key : 0) * kDim + chunk * 16, there);
+  constexpr int kChunks = kDim / 16, kAtOnce = kMaskThreads / kChunks;  // keys, after as many of which turns repeat
+  const int key = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
+  const int left = static_cast<int>(from.keys) - static_cast<int>(tile) * kTileKeys;
+  const int8_t* keys = from.k + kv_head * from.keys * kDim + tile * (kTileKeys * kDim) + (key * kDim + chunk * 16);
+  int8_t* place = to + place_in_tile<kDim>(key, chunk);
+  if (left >= kTileKeys) {
+    XM_UNROLL(8)
+    for (int i = 0; i < kTileKeys; i += kAtOnce) cp_async_16(place + i * kDim, keys + i * kDim, true);
+  } else {
+    XM_UNROLL(1)
+    for (int i = 0; i < kTileKeys; i += kAtOnce) cp_async_16(place + i * kDim, key + i < left ? keys + i * kDim : from.k, key + i < left);
   }
   cp_async_commit();
 }
@@ -135,7 +131,7 @@ XM_DEVICE void store_pair(float* place, float first, float second) {
   *reinterpret_cast<uint64_t*>(place) = static_cast<uint64_t>(bits_of_float(second)) << 32 | bits_of_float(first);
 }
 
-// Products of a warp's rows with eight keys of a tile; a lane's address is that of key `row` of the tile.
+// Products of a warp's rows with eight keys of a tile, which begin at `keys`; a lane's address is that of key `row` of them.
 template <int kDim, int kBands>
 XM_DEVICE void multiply_eight(const Queries<kDim, kBands>& queries, const int8_t* keys, int row, int32_t start, int32_t (&sums)[kBands][4]) {
   XM_UNROLL(kBands)
@@ -157,9 +153,9 @@ XM_DEVICE void multiply_eight(const Queries<kDim, kBands>& queries, const int8_t
 }
 
 // Scores of a warp's rows on a tile of keys, into shared memory; rounded like the reference's, twice where there are slopes.
-template <int kBands, int kDim, int kRows, int kStride>
+template <int kBands, int kDim, int kRows>
 XM_DEVICE void score_tile(const CodeScores& from, const Rows& rows, int64_t tile, const Queries<kDim, kBands>& queries, const int8_t* keys,
-                          ScoreTile<kDim, kRows, kStride>& block) {
+                          ScoreTile<kDim, kRows>& block) {
   float factor[kBands], slope[kBands];
   XM_UNROLL(kBands)
   for (int band = 0; band < kBands; ++band) {
@@ -170,49 +166,55 @@ XM_DEVICE void score_tile(const CodeScores& from, const Rows& rows, int64_t tile
   XM_UNROLL(2)
   for (int eight = 0; eight < kTileKeys / 8; ++eight) {
     int32_t sums[kBands][4];
-    multiply_eight(queries, keys, 8 * eight + lane() % 8, kRounderBits, sums);
+    multiply_eight(queries, keys + 8 * eight * kDim, lane() % 8, kRounderBits, sums);
     XM_UNROLL(kBands)
     for (int band = 0; band < kBands; ++band) {
       XM_UNROLL(2)
       for (int half = 0; half < 2; ++half) {  // two neighbours in each of two rows
         const int row = 16 * (kBands * warp() + band) + sum_row(lane(), 2 * half), column = 8 * eight + sum_column(lane(), 0);
-        float pair[2];
         XM_UNROLL(2)
         for (int i = 0; i < 2; ++i) {
-          pair[i] = times(float_of_bits(static_cast<uint32_t>(sums[band][2 * half + i])) - kRounderFloat, factor[band]);
-          if (from.slopes) pair[i] += times(slope[band], static_cast<float>(tile * kTileKeys + column + i));
-        }
-        float* place = &score_at(score_row<kStride>(block.scores, row), column);
-        if (kStride == kTurnedFours) {
-          store_pair(place, pair[0], pair[1]);
-        } else {
-          place[0] = pair[0];
-          place[1] = pair[1];
+          float score = times(float_of_bits(static_cast<uint32_t>(sums[band][2 * half + i])) - kRounderFloat, factor[band]);
+          if (from.slopes) score += times(slope[band], static_cast<float>(tile * kTileKeys + column + i));
+          block.scores[row * kGapAfterRow + column + i] = score;
         }
       }
     }
   }
 }
 
-// Walks over tiles of keys: `each(tile)` is called by every thread of a warp when the scores of that warp's rows lie in shared memory.
-// The next tile is on its way while this one is worked on; a barrier a tile keeps the warps from overrunning each other's keys.
-template <int kBands, int kDim, class Tile, class Each>
-XM_DEVICE void walk_tiles(const CodeScores& from, const Rows& rows, const TileWalk& walk, Tile& block, const Each& each) {
-  if (!walk.count) return;
-  const int64_t kv_head = rows.first_head / (from.heads / from.kv_heads);
-  Queries<kDim, kBands> queries;
-  load_queries(from, rows, queries);
-  fetch_keys<kDim>(from, kv_head, tile_at(walk, 0), block.keys[0]);
-  for (int64_t step = 0; step < walk.count; ++step) {
+// Walks over tiles of keys that `next()` names, until it gives less than 0: `each(tile, keys)` is called by every thread. The next tile is on
+// its way while this one is worked on; a barrier a tile keeps the warps from overrunning each other's keys.
+template <int kDim, class Next, class Each>
+XM_DEVICE void walk_keys(const CodeScores& from, int64_t kv_head, int8_t (&keys)[2][kTileKeys * kDim], Next next, const Each& each) {
+  int tile = next();
+  if (tile >= 0) fetch_keys<kDim>(from, kv_head, tile, keys[0]);
+  for (int half = 0; tile >= 0; half = 1 - half) {
     cp_async_wait<0>();
     block_sync();
-    if (step + 1 < walk.count) fetch_keys<kDim>(from, kv_head, tile_at(walk, step + 1), block.keys[(step + 1) % 2]);
-    score_tile<kBands>(from, rows, tile_at(walk, step), queries, block.keys[step % 2], block);
-    warp_sync();
-    each(tile_at(walk, step));
-    warp_sync();
+    const int after = next();
+    if (after >= 0) fetch_keys<kDim>(from, kv_head, after, keys[1 - half]);
+    each(tile, keys[half]);
+    tile = after;
   }
   block_sync();
+}
+
+XM_DEVICE int64_t kv_head_of(const CodeScores& from, const Rows& rows) { return rows.first_head / (from.heads / from.kv_heads); }
+
+// The same of all tiles that rows see: `each(tile)` is called by every thread of a warp when the scores of that warp's rows lie in shared memory.
+template <int kBands, int kDim, class Tile, class Each>
+XM_DEVICE void walk_tiles(const CodeScores& from, const Rows& rows, const TileWalk& walk, Tile& block, const Each& each) {
+  Queries<kDim, kBands> queries;
+  load_queries(from, rows, queries);
+  int64_t step = 0;
+  const auto next = [&] { return step < walk.count ? static_cast<int>(tile_at(walk, step++)) : -1; };
+  walk_keys<kDim>(from, kv_head_of(from, rows), block.keys, next, [&](int tile, const int8_t* keys) {
+    score_tile<kBands>(from, rows, tile, queries, keys, block);
+    warp_sync();
+    each(tile);
+    warp_sync();
+  });
 }
 
 // The scores of a thread's own row on a tile, -inf where the row does not see.

@@ -37,6 +37,17 @@ XM_DEVICE void sort_sixteen(Value (&values)[kSixteen]) {
   }
 }
 
+// Sorts sixteen that rise and then fall, or fall and then rise, from wherever in it they begin.
+template <class Value>
+XM_DEVICE void settle_sixteen(Value (&values)[kSixteen]) {
+  XM_UNROLL()
+  for (int k = kSixteen / 2; k; k /= 2) {
+    XM_UNROLL(16)
+    for (int i = 0; i < kSixteen; ++i)
+      if (i / k % 2 == 0) put_in_order(values[i], values[i + k]);
+  }
+}
+
 // The sixteen largest of two sorted sixteens, sorted.
 template <class Value>
 XM_DEVICE void merge_sixteen(Value (&values)[kSixteen], const Value (&others)[kSixteen]) {
@@ -44,12 +55,7 @@ XM_DEVICE void merge_sixteen(Value (&values)[kSixteen], const Value (&others)[kS
   for (int i = 0; i < kSixteen; ++i) {
     values[i] = larger_of(values[i], others[kSixteen - 1 - i]);
   }
-  XM_UNROLL()
-  for (int k = kSixteen / 2; k; k /= 2) {
-    XM_UNROLL(16)
-    for (int i = 0; i < kSixteen; ++i)
-      if (i / k % 2 == 0) put_in_order(values[i], values[i + k]);
-  }
+  settle_sixteen(values);
 }
 
 // A block of a row: `count` scores, a multiple of sixteen up to 64.

@@ -5,13 +5,13 @@
 namespace xmsim {
 namespace {
 
-// Probabilities and their sums are off by at most 1.5e-5: an exponential by 7.6e-6 (mask_sums.h), the row's sum by as much.
+// Probabilities and their sums are off by at most 1.6e-5: an exponential by 7.6e-6, the row's sum, of rounded scores, by 7.9e-6 (mask_sums.h).
 constexpr double kSharedMargin = 4e-5;
 constexpr float kTiny = 1e-30f;  // below it probabilities lose their digits, and then do not tell scores apart
 
 template <int kDim>
 struct GroupShared {
-  ScoreTile<kDim, kRows, kGapAfterRow> tile;              // scores, then probabilities, of each head's queries
+  ScoreTile<kDim, kRows> tile;              // scores, then probabilities, of each head's queries
   alignas(16) float group[kRows / 2 * kTurnedFours];  // of the group's queries; -inf where a pair is not allowed
 };
 
@@ -89,7 +89,7 @@ XM_DEVICE float allowed_sum(const ScoreBlock& block) {
   return sum;
 }
 
-// The target's rows are those of KV heads; `top` holds whether the candidates of a block are in doubt: 1 the high class's, 2 the low one's,
+// The target's rows are those of KV heads; `doubts` holds whether the candidates of a block are in doubt: 1 the high class's, 2 the low one's,
 // less than 0 where the row does not see the block.
 template <int kDim>
 XM_RESIDENT_KERNEL(kMaskThreads, kDim == 256 ? 2 : 3) void keep_shared(CodeScores from, MaskRule rule, MaskTarget out, int by_largest) {
@@ -112,7 +112,7 @@ XM_RESIDENT_KERNEL(kMaskThreads, kDim == 256 ? 2 : 3) void keep_shared(CodeScore
   const double blocks = counted_blocks(rule, from.keys, seen);
   uint64_t* words = out.words + (kv_head * from.queries + query) * row_words;
   float* scores = block.tile.scores + own_row * kGapAfterRow;
-  const ScoreRow values = score_row<kTurnedFours>(block.group, own_query);
+  const ScoreRow values = score_row(block.group, own_query);
   const HeadRows of_query{block.tile.scores + own_query * kGapAfterRow, heads, queries * kGapAfterRow};
   const TileWalk walk = seen_tiles(from, rows.first_query, queries);
   const auto room_of_block = [&](int64_t tile, int part) { return ((kv_head * row_words + tile) * blocks_per_tile + part) * padded + query; };
@@ -121,7 +121,7 @@ XM_RESIDENT_KERNEL(kMaskThreads, kDim == 256 ? 2 : 3) void keep_shared(CodeScore
 
   walk_tiles<kBands, kDim>(from, rows, walk, block.tile, [&](int64_t tile) {
     XM_UNROLL(8)
-    for (int column = 0; column < kTileKeys; ++column) scores[column] = times(exponential(scores[column] - own.top), per_sum);
+    for (int column = 0; column < kTileKeys; ++column) scores[column] = times(exponential(scores[column] - own.level), per_sum);
     block_sync();
     for (int column = own_head; column < kTileKeys; column += heads) {  // the heads' threads share a query's columns
       const int64_t key = tile * kTileKeys + column;
@@ -152,7 +152,7 @@ XM_RESIDENT_KERNEL(kMaskThreads, kDim == 256 ? 2 : 3) void keep_shared(CodeScore
       }
       if (!decides) continue;
       out.mass[room_of_block(tile, part)] = sum;
-      out.top[room_of_block(tile, part)] = doubts;
+      out.doubts[room_of_block(tile, part)] = doubts;
     }
     if (decides && there) words[tile] = high;
     if (decides) out.low_words[room_of_tile(tile)] = low;
@@ -165,14 +165,14 @@ XM_RESIDENT_KERNEL(kMaskThreads, kDim == 256 ? 2 : 3) void keep_shared(CodeScore
     if (tile < walk.first || tile >= walk.first + walk.count) words[tile] = 0;
   int blocks_seen = 0;
   for (int64_t tile = first_tile; tile < end_tile; ++tile)
-    for (int part = 0; part < blocks_per_tile; ++part) blocks_seen += out.top[room_of_block(tile, part)] >= 0;
+    for (int part = 0; part < blocks_per_tile; ++part) blocks_seen += out.doubts[room_of_block(tile, part)] >= 0;
   const ClassLimits limits = limits_of(rule, row_mass, blocks, blocks_seen == 1);
   bool doubtful = false;
   int32_t kept = 0;
   for (int64_t tile = first_tile; tile < end_tile; ++tile) {
     uint64_t word = words[tile];
     for (int part = 0; part < blocks_per_tile; ++part) {
-      const float doubts = out.top[room_of_block(tile, part)];
+      const float doubts = out.doubts[room_of_block(tile, part)];
       if (doubts < 0) continue;
       const BlockClass found = class_of(limits, out.mass[room_of_block(tile, part)], doubtful, kSharedMargin);
       doubtful |= (found == BlockClass::high && (doubts == 1 || doubts == 3)) || (found == BlockClass::low && doubts >= 2);

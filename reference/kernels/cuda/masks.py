@@ -30,6 +30,7 @@ _SALO_BLOCK = 64
 _LARGEST_PRODUCT = 1 << 22  # of codes, which the kernels make by adding to 1.5 × 2^23
 _BLOCK_ROWS = 128  # rows of a block of threads
 _ROOM_BYTES = 1 << 31  # that a launch may take to work in, unless one KV head needs more
+_ROOM_ITEM_BYTES = {"mass": 4, "classes": 1, "doubts": 4, "low_words": 8}
 _RANKED_ENTRIES = 1 << 27  # scores that top-k ranks together
 _GROUPS = (2, 4, 8)  # query heads that can share a list
 _PACKED_PRODUCT, _PACKED_FACTOR, _PACKED_BLOCKS = 1 << 15, 32.0, (32, 64)  # where the kernels keep 16 bits of a score
@@ -96,7 +97,7 @@ def _exact_mask(source: ScoreSource, rule: Rule, device: str) -> Mask | None:
     exact = Codes(q, k, torch.tensor(factors.factor, device=home), slopes, source.first_position, source.causal, None)
     target = _target(len(q), q.shape[1], k.shape[1], home)
     if rule.kind in (_XM, _XM_CAUSAL):
-        _keep_blocks("xm_cuda_mask_exact", exact, rule, target)
+        _keep_blocks("xm_cuda_mask_exact", exact, rule, target, ("mass", "low_words"))
     else:
         _launch("xm_cuda_mask_exact", exact, range(len(k)), rule, target, len(q) // len(k))
     words, kept, _ = _on_host(target)
@@ -200,7 +201,7 @@ class _Scores(ctypes.Structure):
 class _Target(ctypes.Structure):
     """`MaskTarget` of cuda/mask_job.h."""
 
-    _fields_ = tuple((name, c_void_p) for name in ("words", "kept", "doubtful", "mass", "top", "low_words", "rows"))
+    _fields_ = tuple((name, c_void_p) for name in ("words", "kept", "doubtful", "mass", "classes", "doubts", "low_words", "rows"))
 
 
 def rule_mask(codes: Codes, rule: Rule) -> DeviceMask:
@@ -213,17 +214,23 @@ def rule_mask(codes: Codes, rule: Rule) -> DeviceMask:
     elif rule.kind == _SALO:
         _launch("xm_cuda_mask_tiles", codes, range(kv_heads), rule, target, heads // kv_heads)
     elif rule.kind == _SANGER:
-        _launch("xm_cuda_mask_above", codes, range(kv_heads), rule, target, heads // kv_heads, rows=row_facts(codes))
-    elif rule.kind == _NM:
-        _launch("xm_cuda_mask_blocks", codes, range(kv_heads), rule, target, heads // kv_heads, _packed(codes, rule))
+        plain = _plain(codes)
+        facts = row_facts(codes, plain=plain)
+        _launch("xm_cuda_mask_above", codes, range(kv_heads), rule, target, heads // kv_heads, (c_int, plain), rows=facts)
     else:
-        _keep_blocks("xm_cuda_mask_blocks", codes, rule, target, _packed(codes, rule))
+        names = ("classes",) if rule.kind == _NM else ("mass", "classes")
+        _keep_blocks("xm_cuda_mask_blocks", codes, rule, target, names, _packed(codes, rule))
     return target
 
 
 def _packed(codes: Codes, rule: Rule) -> tuple[Any, int]:
     """Whether scores fit into 16 bits, as a kernel's argument."""
     return c_int, codes.slopes is None and codes.largest < _PACKED_PRODUCT and rule.block in _PACKED_BLOCKS
+
+
+def _plain(codes: Codes) -> bool:
+    """Whether exponentials can be made of products in one fused step."""
+    return codes.slopes is None and math.isfinite(codes.largest)
 
 
 def _target(lists: int, queries: int, keys: int, device: Any) -> DeviceMask:
@@ -234,21 +241,25 @@ def _target(lists: int, queries: int, keys: int, device: Any) -> DeviceMask:
     return DeviceMask(words, kept, torch.zeros((lists, queries), dtype=torch.uint8, device=device))
 
 
-def row_facts(codes: Codes) -> Any:
-    """What the softmax of each row needs; int64 [heads, queries, 2], bits of (top, smallest: float32) and of the sum: float64."""
+def row_facts(codes: Codes, *, plain: bool) -> Any:
+    """What the softmax of each row needs; int64 [heads, queries, 2], bits of (level, margin: float32) and of the sum: float64.
+
+    Args:
+        plain: exponentials of products in one fused step, where a margin pays for the rounding of the reference's scores.
+    """
     import torch
 
     facts = torch.empty((*codes.q.shape[:2], 2), dtype=torch.int64, device=codes.q.device)
-    call = cuda_kernel("xm_cuda_mask_sums", POINTER(_Scores), c_void_p)
-    call(codes.q, _scores(codes, range(len(codes.k))), facts.data_ptr())
+    call = cuda_kernel("xm_cuda_mask_sums", POINTER(_Scores), c_void_p, c_int)
+    call(codes.q, _scores(codes, range(len(codes.k))), facts.data_ptr(), plain)
     return facts
 
 
-def _keep_blocks(name: str, codes: Codes, rule: Rule, target: DeviceMask, *further: tuple[Any, int]) -> None:
-    """X:M, as many KV heads a launch as the room to work in allows."""
+def _keep_blocks(name: str, codes: Codes, rule: Rule, target: DeviceMask, names: tuple[str, ...], *further: tuple[Any, int]) -> None:
+    """X:M or N:M, as many KV heads a launch as the room to work in allows."""
     heads, queries, words = target.words.shape
     share, padded = heads // len(codes.k), -(-queries // _BLOCK_ROWS) * _BLOCK_ROWS
-    room = _Room(share, words, 64 // rule.block, padded)
+    room = _Room(names, share, words, 64 // rule.block, padded)
     step = room.kv_heads_at_once(len(codes.k))
     tensors = room.tensors(step, codes.q.device)
     for first in range(0, len(codes.k), step):
@@ -262,9 +273,10 @@ def shared_rule_mask(codes: Codes, rule: Rule, *, by_largest: bool) -> DeviceMas
     share, queries = len(codes.q) // kv_heads, codes.q.shape[1]
     target = _target(kv_heads, queries, keys, codes.q.device)
     block_queries = _BLOCK_ROWS // share
-    room = _Room(1, target.words.shape[2], 64 // rule.block, -(-queries // block_queries) * block_queries)
+    padded = -(-queries // block_queries) * block_queries
+    room = _Room(("mass", "doubts", "low_words"), 1, target.words.shape[2], 64 // rule.block, padded)
     step = room.kv_heads_at_once(kv_heads)
-    tensors, facts = room.tensors(step, codes.q.device), row_facts(codes)
+    tensors, facts = room.tensors(step, codes.q.device), row_facts(codes, plain=False)
     for first in range(0, kv_heads, step):
         part = range(first, min(first + step, kv_heads))
         rows = facts[first * share :]
@@ -274,24 +286,27 @@ def shared_rule_mask(codes: Codes, rule: Rule, *, by_largest: bool) -> DeviceMas
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """What X:M's kernels write down of each block of each row."""
+    """What X:M's kernels write down of the blocks of each row: arrays of `MaskTarget`."""
 
+    names: tuple[str, ...]
     lists: int  # masks of a KV head
     words: int  # of a row
     blocks: int  # of a word
     rows: int  # of a list, padded
 
     def kv_heads_at_once(self, kv_heads: int) -> int:
-        nbytes = self.lists * self.words * self.rows * (8 * self.blocks + 8)
+        nbytes = sum(math.prod(self._shape(name, 1)) * _ROOM_ITEM_BYTES[name] for name in self.names)
         return min(max(1, _ROOM_BYTES // nbytes), kv_heads)
 
     def tensors(self, kv_heads: int, device: Any) -> dict[str, Any]:
         import torch
 
-        lists = kv_heads * self.lists
-        shapes = {name: (lists, self.words * self.blocks, self.rows) for name in ("mass", "top")}
-        found = {name: torch.empty(shape, dtype=torch.float32, device=device) for name, shape in shapes.items()}
-        return found | {"low_words": torch.empty((lists, self.words, self.rows), dtype=torch.int64, device=device)}
+        types = {1: torch.uint8, 4: torch.float32, 8: torch.int64}
+        return {name: torch.empty(self._shape(name, kv_heads), dtype=types[_ROOM_ITEM_BYTES[name]], device=device) for name in self.names}
+
+    def _shape(self, name: str, kv_heads: int) -> tuple[int, int, int]:
+        by_words = name in ("classes", "low_words")
+        return kv_heads * self.lists, self.words * (1 if by_words else self.blocks), self.rows
 
 
 def _launch(

@@ -157,7 +157,7 @@ class GpuLinear(PackedBuffers):
 class GpuTcaBmeLinear(GpuLinear):
     """Weights in TCA-BME, SpInfer's tiles: up to 16 tokens on tensor cores, straight from the bitmaps."""
 
-    parts = ("values", "bitmap", "group_offsets", "stripe_offsets")
+    parts = ("values", "lane_bitmap", "group_offsets", "stripe_offsets")
     form = GpuTcaBme
 
     def packed(self) -> GpuTcaBme:

@@ -9,6 +9,10 @@
 // The emulator stops at a collective that some lanes never reach, fills shared memory with NaN before a block, and copies what cp_async
 // asked for only when it is waited for, where NaN is meanwhile: what would be undefined on a GPU fails in a test instead.
 // Products of warpgroups are in warpgroup.h.
+//
+// launch_early lets a kernel start while the one before it in its stream still runs, which may write what it reads: every thread calls
+// wait_for_kernel_before, and does nothing before that but prefetch. The kernel before is done then, and all that it wrote is seen by plain
+// reads and copies; stream_16 and load_16 are for weights, which no kernel writes beside one that reads them.
 #pragma once
 
 #include <cstddef>
@@ -57,6 +61,13 @@ XM_DEVICE T lanes_max(T value, int width = kWarp) {
     value = other > value ? other : value;
   }
   return value;
+}
+
+// Prefetches some bytes by a warp, 32 with each lane.
+XM_DEVICE void prefetch_by_lanes(const void* from, int bytes) {
+  constexpr int kSector = 32;
+  XM_UNROLL(1)
+  for (int at = kSector * lane(); at < bytes; at += kSector * kWarp) prefetch(static_cast<const unsigned char*>(from) + at);
 }
 
 XM_DEVICE float float_of_bits(uint32_t bits) {

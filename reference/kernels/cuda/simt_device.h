@@ -63,7 +63,7 @@ XM_DEVICE void phase_arrive(PhaseBarrier& barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(place) : "memory");
 }
 
-// Until the phase of this number has ended; the caller is at most one phase behind.
+// Until the phase of this number has ended; the caller is at most one phase behind. Before the first phase, 0, lies one that has ended, 1.
 XM_DEVICE void phase_wait(PhaseBarrier& barrier, int phase) {
   const uint32_t place = static_cast<uint32_t>(__cvta_generic_to_shared(&barrier));
   uint32_t ended;
@@ -88,12 +88,6 @@ XM_DEVICE uint32_t choose_bytes(uint32_t a, uint32_t b, uint32_t places) {
   return chosen;
 }
 
-// word ^ flips where `condition` is not zero; by a predicate, where a choice and an xor would be two instructions.
-XM_DEVICE uint32_t flipped_where(uint32_t condition, uint32_t word, uint32_t flips) {
-  asm("{ .reg .pred p; setp.ne.u32 p, %1, 0; @p xor.b32 %0, %0, %2; }" : "+r"(word) : "r"(condition), "r"(flips));
-  return word;
-}
-
 XM_DEVICE float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -102,6 +96,7 @@ XM_DEVICE float exp2_fast(float x) {
 
 XM_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
 XM_DEVICE double exponential(double x) { return exp(x); }
+XM_DEVICE double binary_logarithm(double x) { return log2(x); }
 
 // sum + the products of four signed bytes
 XM_DEVICE int dot4(uint32_t a, uint32_t b, int sum) { return __dp4a(static_cast<int>(a), static_cast<int>(b), sum); }
@@ -110,8 +105,8 @@ XM_DEVICE int dot4(uint32_t a, uint32_t b, int sum) { return __dp4a(static_cast<
 XM_DEVICE uint32_t max_u16x2(uint32_t a, uint32_t b) { return __vmaxu2(a, b); }
 XM_DEVICE uint32_t min_u16x2(uint32_t a, uint32_t b) { return __vminu2(a, b); }
 
-// The upper 16 bits of a word, below those of another.
-XM_DEVICE uint32_t upper_halves(uint32_t low, uint32_t high) { return __byte_perm(low, high, 0x7632); }
+// The smaller ones of c and the sums of a and b, each without its carry.
+XM_DEVICE uint32_t add_min_u16x2(uint32_t a, uint32_t b, uint32_t c) { return __viaddmin_u16x2(a, b, c); }
 
 XM_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 XM_DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
@@ -139,6 +134,12 @@ XM_DEVICE uint32_t shared_16(uint32_t place) {
   return x;
 }
 
+// The same number, unknown to the compiler: what is read there is read again, not kept in registers meanwhile.
+XM_DEVICE uint32_t anew(uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // Reads of what no thread writes during the kernel; past the first cache, as every byte is used once.
 XM_DEVICE uint4 stream_16(const void* from) {
   uint4 x;
@@ -146,12 +147,11 @@ XM_DEVICE uint4 stream_16(const void* from) {
   return x;
 }
 
-// 16 bits of what no thread writes during the kernel, where they are wanted; by a predicate, and before any later such read.
-XM_DEVICE uint16_t load_16_where(bool wanted, const uint16_t* from, uint16_t otherwise) {
-  asm volatile("{ .reg .pred p; setp.ne.s32 p, %2, 0; @p ld.global.nc.u16 %0, [%1]; }"
-               : "+h"(otherwise)
-               : "l"(from), "r"(static_cast<int>(wanted)));
-  return otherwise;
+// 16 bits of what no thread writes during the kernel; before any later such read.
+XM_DEVICE uint32_t load_16(const uint16_t* from) {
+  uint32_t x;
+  asm volatile("ld.global.nc.u16 %0, [%1];" : "=r"(x) : "l"(from));
+  return x;
 }
 
 // 16 bytes from global to shared memory, both aligned to 16; zeros where not `valid`. There after cp_async_wait and a barrier.
@@ -161,7 +161,13 @@ XM_DEVICE void cp_async_16(void* to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from), "r"(bytes) : "memory");
 }
 
-// The same for the threads that want it; places of several such copies are computed once, not anew for each as under an if.
+// 8 bytes, aligned to 8, likewise.
+XM_DEVICE void cp_async_8(void* to, const void* from, bool valid) {
+  const uint32_t place = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(place), "l"(from), "r"(valid ? 8 : 0) : "memory");
+}
+
+// The same of 16 bytes for the threads that want it; places of several such copies are computed once, not anew for each as under an if.
 XM_DEVICE void cp_async_16_where(bool wanted, void* to, const void* from, bool valid) {
   const uint32_t place = static_cast<uint32_t>(__cvta_generic_to_shared(to));
   asm volatile(
@@ -217,17 +223,64 @@ XM_DEVICE void mma_int8(int32_t (&sums)[4], const uint32_t (&a)[4], const uint32
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Until the kernel before an early launch is done and what it wrote is seen. Below compute capability 9.0 it is done anyway.
+XM_DEVICE void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next kernel start, if it is launched early, when all blocks have called this; it waits for this one to end.
+XM_DEVICE void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// Brings what lies around a place to the second-level cache, which knows of all writes: nothing that is read later is old.
+XM_DEVICE void prefetch(const void* place) { asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(place))); }
+
 // A launch; 0, or the code of CUDA's error. No blocks: nothing is launched.
 template <class... Parameters, class... Arguments>
-int launch(void (*kernel)(Parameters...), dim3 blocks, int threads, size_t bytes_shared, Stream stream, Arguments... arguments) {
+int launch_with(const cudaLaunchAttribute* attributes, int count, void (*kernel)(Parameters...), dim3 blocks, int threads, size_t bytes_shared,
+                Stream stream, Arguments... arguments) {
   if (!blocks.x || !blocks.y || !blocks.z) return 0;
   if (bytes_shared > 48 << 10) {  // more has to be asked for
     const cudaError_t refused =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes_shared));
-    if (refused != cudaSuccess) return static_cast<int>(refused);
+    if (refused != cudaSuccess) {
+      cudaGetLastError();  // forgotten, so that the next launch is not blamed
+      return static_cast<int>(refused);
+    }
   }
-  kernel<<<blocks, threads, bytes_shared, static_cast<cudaStream_t>(stream)>>>(arguments...);
-  return static_cast<int>(cudaGetLastError());
+  cudaLaunchConfig_t config = {};
+  config.gridDim = blocks;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = bytes_shared;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = const_cast<cudaLaunchAttribute*>(attributes);
+  config.numAttrs = count;
+  const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+  if (status != cudaSuccess) cudaGetLastError();  // forgotten likewise
+  return static_cast<int>(status);
+}
+
+template <class... Parameters, class... Arguments>
+int launch(void (*kernel)(Parameters...), dim3 blocks, int threads, size_t bytes_shared, Stream stream, Arguments... arguments) {
+  return launch_with(nullptr, 0, kernel, blocks, threads, bytes_shared, stream, arguments...);
+}
+
+// The same of a kernel that may start while the one before it in the stream still runs.
+template <class... Parameters, class... Arguments>
+int launch_early(void (*kernel)(Parameters...), dim3 blocks, int threads, size_t bytes_shared, Stream stream, Arguments... arguments) {
+  int device = 0, capability = 0;
+  cudaError_t asked = cudaGetDevice(&device);
+  if (asked == cudaSuccess) asked = cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device);
+  if (asked != cudaSuccess) return static_cast<int>(asked);
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  return launch_with(&early, capability >= 9 ? 1 : 0, kernel, blocks, threads, bytes_shared, stream, arguments...);
 }
 
 }  // namespace xmsim

@@ -38,6 +38,7 @@ unsigned char* shared_memory();    // of its block
 void wait_for_block();             // until every thread of the block that still runs waits here
 void wait_for_warp();              // until every lane of the warp waits here; stops the launch if one never can
 void wait_until(const std::function<bool()>& reached);  // what other threads of the block do
+void give_way();                   // until the others got as far as they can
 unsigned char* lane_slot(int lane);  // 64 bytes of a lane, which the others of its warp see after wait_for_warp
 void copy_later(void* to, const void* from, size_t bytes);  // of this thread, into its open group; no source: zeros
 void close_copies();
@@ -55,8 +56,11 @@ void finish_products(int groups);  // all but so many of the closed groups
 
 constexpr int kSlotBytes = 64;
 
-// 0, or 1 if lanes waited for each other in vain.
-int run(dim3 blocks, int threads, size_t bytes_shared, const std::function<void()>& thread);
+void wait_for_kernel_before();  // ends when no thread of the block gets further without
+
+// 0, or 1 if threads waited for each other in vain, or one of an early launch ended without waiting for the kernel before; `reason` says.
+const char* reason();
+int run(dim3 blocks, int threads, size_t bytes_shared, const std::function<void()>& thread, bool early);
 
 // What each lane brings, seen by all lanes: fill, then read others', and nobody goes on before all have read.
 template <class T, class Read>
@@ -128,9 +132,11 @@ XM_DEVICE void phase_init(PhaseBarrier& barrier, int arrivals) {
 }
 
 XM_DEVICE void phase_arrive(PhaseBarrier& barrier) {
-  if (--barrier.missing) return;
-  barrier.missing = barrier.arrivals;
-  barrier.phase = 1 - barrier.phase;
+  if (--barrier.missing == 0) {
+    barrier.missing = barrier.arrivals;
+    barrier.phase = 1 - barrier.phase;
+  }
+  emulator::give_way();  // who arrives too early is overtaken
 }
 
 XM_DEVICE void phase_wait(PhaseBarrier& barrier, int phase) {
@@ -149,11 +155,10 @@ XM_DEVICE uint32_t choose_bytes(uint32_t a, uint32_t b, uint32_t places) {
   return chosen;
 }
 
-XM_DEVICE uint32_t flipped_where(uint32_t condition, uint32_t word, uint32_t flips) { return condition ? word ^ flips : word; }
-
 XM_DEVICE float exp2_fast(float x) { return std::exp2(x); }
 XM_DEVICE float larger(float a, float b) { return std::fmax(a, b); }
 XM_DEVICE double exponential(double x) { return std::exp(x); }
+XM_DEVICE double binary_logarithm(double x) { return std::log2(x); }
 
 XM_DEVICE int dot4(uint32_t a, uint32_t b, int sum) {
   for (int i = 0; i < 4; ++i) sum += static_cast<int8_t>(a >> 8 * i) * static_cast<int8_t>(b >> 8 * i);
@@ -168,7 +173,9 @@ XM_DEVICE uint32_t min_u16x2(uint32_t a, uint32_t b) {
   return (((a >> 16) < (b >> 16) ? a : b) & 0xffff0000u) | (((a & 0xffffu) < (b & 0xffffu) ? a : b) & 0xffffu);
 }
 
-XM_DEVICE uint32_t upper_halves(uint32_t low, uint32_t high) { return (high & 0xffff0000u) | low >> 16; }
+XM_DEVICE uint32_t add_min_u16x2(uint32_t a, uint32_t b, uint32_t c) {
+  return min_u16x2(((a & 0xffff0000u) + (b & 0xffff0000u)) | ((a + b) & 0xffffu), c);
+}
 
 XM_DEVICE float fused(float a, float b, float c) { return std::fma(a, b, c); }
 XM_DEVICE double fused(double a, double b, double c) { return std::fma(a, b, c); }
@@ -207,15 +214,18 @@ XM_DEVICE uint32_t shared_16(uint32_t place) {
   return x;
 }
 
+XM_DEVICE uint32_t anew(uint32_t x) { return x; }
+
 XM_DEVICE uint4 stream_16(const void* from) {
   uint4 x;
   std::memcpy(&x, from, 16);
   return x;
 }
 
-XM_DEVICE uint16_t load_16_where(bool wanted, const uint16_t* from, uint16_t otherwise) { return wanted ? *from : otherwise; }
+XM_DEVICE uint32_t load_16(const uint16_t* from) { return *from; }
 
 XM_DEVICE void cp_async_16(void* to, const void* from, bool valid) { emulator::copy_later(to, valid ? from : nullptr, 16); }
+XM_DEVICE void cp_async_8(void* to, const void* from, bool valid) { emulator::copy_later(to, valid ? from : nullptr, 8); }
 XM_DEVICE void cp_async_16_where(bool wanted, void* to, const void* from, bool valid) {
   if (wanted) cp_async_16(to, from, valid);
 }
@@ -298,9 +308,21 @@ XM_DEVICE void mma_int8(int32_t (&sums)[4], const uint32_t (&a)[4], const uint32
   mma_of(sums, a, b, 4, [](uint32_t word, int i) { return static_cast<int32_t>(static_cast<int8_t>(word >> 8 * i)); });
 }
 
+XM_DEVICE void wait_for_kernel_before() { emulator::wait_for_kernel_before(); }
+XM_DEVICE void let_next_start() {}
+
+XM_DEVICE void prefetch(const void* place) {
+  static_cast<void>(*static_cast<const volatile unsigned char*>(place));  // outside of what is allocated a sanitizer says so
+}
+
 template <class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 blocks, int threads, size_t bytes_shared, Stream, Arguments... arguments) {
-  return emulator::run(blocks, threads, bytes_shared, [&] { kernel(arguments...); });
+  return emulator::run(blocks, threads, bytes_shared, [&] { kernel(arguments...); }, false);
+}
+
+template <class... Parameters, class... Arguments>
+int launch_early(void (*kernel)(Parameters...), dim3 blocks, int threads, size_t bytes_shared, Stream, Arguments... arguments) {
+  return emulator::run(blocks, threads, bytes_shared, [&] { kernel(arguments...); }, true);
 }
 
 }  // namespace xmsim

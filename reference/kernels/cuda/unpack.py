@@ -32,8 +32,9 @@ def unpacked(weights: GpuTcaBme | GpuColumnBitmap, first: int = 0, rows: int | N
     dense = weights.values.new_empty((count, inputs))
     if dense.numel():
         launch = cuda_kernel("xm_cuda_unpack_rows", c_int, *[c_void_p] * 3, *[c_int] * 3, c_void_p)
-        addresses = (part.data_ptr() for part in (weights.values, weights.bitmap, weights.group_offsets))
         by_columns = int(isinstance(weights, GpuColumnBitmap))
+        bitmap = weights.bitmap if isinstance(weights, GpuColumnBitmap) else weights.lane_bitmap
+        addresses = (part.data_ptr() for part in (weights.values, bitmap, weights.group_offsets))
         launch(dense, by_columns, *addresses, first // GROUP, count, inputs, dense.data_ptr())
     return dense
 

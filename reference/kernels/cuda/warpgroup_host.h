@@ -1,6 +1,7 @@
 // Products of a warpgroup, on the CPU: each thread makes its own sums, from what the descriptors name in the block's shared memory.
 #pragma once
 
+#include <cstdlib>
 #include <limits>
 
 namespace xmsim {
@@ -8,15 +9,15 @@ namespace xmsim {
 XM_DEVICE uint32_t shared_address(const void* place) { return emulator::shared_address(place); }
 XM_DEVICE void share_copies() { emulator::share_copies(); }
 
-template <int kEights>
-XM_DEVICE void wgmma_fence(float (&)[kEights][4]) {
+template <int>
+XM_DEVICE void give_registers() {}
+template <int>
+XM_DEVICE void take_registers() {}
+
+template <class... Registers>
+XM_DEVICE void wgmma_fence(Registers&...) {
   emulator::wait_for_group();
   emulator::order_products();
-}
-
-template <int kEights, int kSteps>
-XM_DEVICE void wgmma_fence(float (&sums)[kEights][4], uint32_t (&)[kSteps][4]) {
-  wgmma_fence(sums);
 }
 
 XM_DEVICE void wgmma_commit() { emulator::close_products(); }
@@ -26,13 +27,20 @@ XM_DEVICE void wgmma_wait(float (&)[kEights][4]) {
   emulator::finish_products(groups);
 }
 
+template <int groups, int kEights>
+XM_DEVICE void wgmma_wait(float (&sums)[kEights][4], float before) {
+  if (before < 0) std::abort();
+  wgmma_wait<groups>(sums);
+}
+
 // A matrix in shared memory as its descriptor has it: numbers of 16 bits, parts of 16 bytes swapped in rows of 128 bytes.
 template <class Element>
 struct SharedMatrix {
-  uint64_t descriptor;
-  bool sums_down;  // the numbers of a sum lie in different rows
+  uint32_t operand;  // the lower half of its descriptor
+  bool sums_down;    // the numbers of a sum lie in different rows
 
   float at(int outer, int inner) const {
+    const uint64_t descriptor = static_cast<uint64_t>(kOperandUpper) << 32 | operand;
     const auto length = [&](int bit) { return static_cast<uint32_t>(descriptor >> bit & 0x3fff) << 4; };
     const uint32_t start = length(0), leading = length(16), stride = length(32);
     const bool supported = descriptor >> 62 == 1 && !(descriptor >> 49 & 7);
@@ -62,7 +70,7 @@ XM_DEVICE void product_later(float (&sums)[kEights][4], bool adds, const SharedM
 }
 
 template <class Element, bool kAdds>
-XM_DEVICE void wgmma_shared(float (&sums)[8][4], uint64_t a, uint64_t b) {
+XM_DEVICE void wgmma_shared(float (&sums)[8][4], uint32_t a, uint32_t b) {
   const SharedMatrix<Element> left = {a, false};
   const int first = warp() % 4 * 16 + lane() / 4;
   emulator::wait_for_group();
@@ -70,7 +78,7 @@ XM_DEVICE void wgmma_shared(float (&sums)[8][4], uint64_t a, uint64_t b) {
 }
 
 template <class Element, int kEights>
-XM_DEVICE void wgmma_rows(float (&sums)[kEights][4], const uint32_t (&a)[4], uint64_t b) {
+XM_DEVICE void wgmma_rows(float (&sums)[kEights][4], const uint32_t (&a)[4], uint32_t b) {
   struct Words {
     uint32_t of[4];
   } mine;

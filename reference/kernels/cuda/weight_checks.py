@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from xmsim.reference.kernels.cuda.native import check_tensor
-from xmsim.reference.kernels.cuda.weights import ELEMENTS, GROUP, MACKO_STEP, GpuColumnBitmap, GpuMacko, GpuTcaBme, weight_groups
+from xmsim.reference.kernels.cuda.weights import BEHIND, ELEMENTS, GROUP, MACKO_STEP, GpuColumnBitmap, GpuMacko, GpuTcaBme, weight_groups
 
 _STRIPES = 4
 _PADDING = 8
@@ -18,7 +18,7 @@ def check_tca_bme(weights: GpuTcaBme) -> None:
     Raises:
         ValueError: naming the part.
     """
-    counts = _check_groups(weights)
+    counts = _check_groups(weights, "lane_bitmap")
     groups = len(weights.group_offsets) - 1
     _check_part("stripe_offsets", weights.stripe_offsets, torch.int32, groups * _STRIPES)
     stripes = counts.view(groups, _STRIPES, -1).sum(2)
@@ -27,7 +27,9 @@ def check_tca_bme(weights: GpuTcaBme) -> None:
 
 def check_column_bitmap(weights: GpuColumnBitmap) -> None:
     """As check_tca_bme."""
-    counts = _check_groups(weights)
+    counts = _check_groups(weights, "bitmap")
+    if int(weights.group_offsets[-1]) + BEHIND > len(weights.values):
+        raise ValueError(f"values: no {BEHIND} zeros follow them, where the kernel may read; pack these weights again")
     _check_part("column_offsets", weights.column_offsets, torch.int16, len(counts))
     _check_starts("column_offsets", weights.column_offsets.view(-1, GROUP), counts.view(-1, GROUP))
 
@@ -52,14 +54,15 @@ def check_macko(weights: GpuMacko) -> None:
         raise ValueError(f"deltas: they lead beyond the {columns} inputs; these weights are damaged, pack them again")
 
 
-def _check_groups(weights: GpuTcaBme | GpuColumnBitmap) -> torch.Tensor:
-    """What both bitmap formats have in common; the bits of each word."""
+def _check_groups(weights: GpuTcaBme | GpuColumnBitmap, name: str) -> torch.Tensor:
+    """What both bitmap formats have in common; the bits of each word of the bitmap of this name."""
+    bitmap = getattr(weights, name)
     rows, columns = _check_shape(weights.shape)
     groups = weight_groups(rows) * weight_groups(columns)
     check_tensor("values", weights.values, dtypes=ELEMENTS, axes=1)
-    _check_part("bitmap", weights.bitmap, torch.int64, groups * GROUP)
+    _check_part(name, bitmap, torch.int64, groups * GROUP)
     _check_part("group_offsets", weights.group_offsets, torch.int32, groups + 1)
-    counts = _bit_counts(weights.bitmap)
+    counts = _bit_counts(bitmap)
     filled = -(-counts.view(groups, GROUP).sum(1) // _PADDING) * _PADDING
     starts = weights.group_offsets.long()
     if int(starts[0]) or not torch.equal(torch.diff(starts), filled) or int(starts[-1]) > len(weights.values):

@@ -1,7 +1,7 @@
 """Packed weights on the GPU: packed there from a dense matrix by torch alone, or copied from a format of reference/formats.
 
-The arrays are those of the formats, bit for bit, except that MACKO's rows are in two parts here; their integer types are those that torch
-has.
+The arrays are those of the formats, bit for bit, with the integer types that torch has, except that here the bits of TCA-BME are in another
+order, MACKO's rows are in two parts, and a bitmap by columns has zeros behind its values.
 """
 
 from __future__ import annotations
@@ -22,24 +22,30 @@ GROUP = 64  # rows and columns of a GroupTile
 _STRIPES = 4
 _PADDING = 8  # values of a GroupTile, or of what is left of a row of MACKO, are filled up to a multiple of it
 MACKO_STEP = 256  # values that a kernel takes of a row at once
+BEHIND = 8  # zeros behind the values of a bitmap by columns, whose kernel reads two numbers where there may be fewer
 _LONGEST_GAP = 15  # zeros between two values of MACKO
+_PLACES = tuple(range(64))
+# The two bits of each of 16 lanes beside each other in half of a word become eight apart: those of eight lanes in 16 bits.
+_LANE_PLACES = tuple(32 * half + 16 * (lane // 8) + 8 * second + lane % 8 for half in (0, 1) for lane in range(16) for second in (0, 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GpuTcaBme:
-    """A TcaBme on the GPU."""
+    """A TcaBme on the GPU, with the bits of a lane's two weights where its kernel wants them."""
 
     shape: tuple[int, int]
     values: torch.Tensor  # bfloat16 or float16
-    bitmap: torch.Tensor  # int64
+    lane_bitmap: torch.Tensor  # int64
     group_offsets: torch.Tensor  # int32
     stripe_offsets: torch.Tensor  # int32
 
     @classmethod
     def of(cls, packed: TcaBme, device: Any) -> Self:
         """Copy packed weights to a device."""
-        bitmap, groups = _tensor(packed.bitmap.view(np.int64), device), _tensor(packed.group_offsets, device)
-        return cls(packed.shape, _values(packed, device), bitmap, groups, _tensor(packed.stripe_offsets, device))
+        words = torch.from_numpy(packed.bitmap.view(np.int64).copy())
+        bits = torch.cat([_bits(part[:, None] >> torch.tensor(_PLACES) & 1, _LANE_PLACES) for part in words.split(1 << 16)])
+        offsets = (_tensor(part, device) for part in (packed.group_offsets, packed.stripe_offsets))
+        return cls(packed.shape, _values(packed, device), bits.to(device), *offsets)
 
     @classmethod
     def from_dense(cls, weight: torch.Tensor) -> Self:
@@ -54,7 +60,7 @@ class GpuTcaBme:
         values, offsets = _group_values(order)
         stripes = (order != 0).view(len(order), _STRIPES, -1).sum(2)
         starts = (stripes.cumsum(1) - stripes).int().flatten()
-        return cls(_shape(weight), values, _bits(order), offsets, starts)
+        return cls(_shape(weight), values, _bits(order, _LANE_PLACES), offsets, starts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +68,7 @@ class GpuColumnBitmap:
     """A ColumnBitmap on the GPU."""
 
     shape: tuple[int, int]
-    values: torch.Tensor  # bfloat16 or float16
+    values: torch.Tensor  # bfloat16 or float16, with eight zeros behind
     bitmap: torch.Tensor  # int64
     group_offsets: torch.Tensor  # int32
     column_offsets: torch.Tensor  # int16, below 4096
@@ -71,7 +77,7 @@ class GpuColumnBitmap:
     def of(cls, packed: ColumnBitmap, device: Any) -> Self:
         """Copy packed weights to a device."""
         parts = (packed.bitmap.view(np.int64), packed.group_offsets, packed.column_offsets.view(np.int16))
-        return cls(packed.shape, _values(packed, device), *(_tensor(part, device) for part in parts))
+        return cls(packed.shape, _followed(_values(packed, device)), *(_tensor(part, device) for part in parts))
 
     @classmethod
     def from_dense(cls, weight: torch.Tensor) -> Self:
@@ -80,7 +86,7 @@ class GpuColumnBitmap:
         order = tiles.permute(0, 2, 3, 1).reshape(-1, GROUP * GROUP)  # GroupTile down and across, column, row
         values, offsets = _group_values(order)
         columns = (order != 0).view(len(order), GROUP, -1).sum(2)
-        return cls(_shape(weight), values, _bits(order), offsets, (columns.cumsum(1) - columns).short().flatten())
+        return cls(_shape(weight), _followed(values), _bits(order, _PLACES), offsets, (columns.cumsum(1) - columns).short().flatten())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,10 +167,10 @@ def _tiled(weight: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(weight, (0, -columns % GROUP, 0, -rows % GROUP))
 
 
-def _bits(order: torch.Tensor) -> torch.Tensor:
-    """64 places to a word; int64."""
-    places = torch.arange(64, device=order.device)
-    return torch.cat([((part != 0).view(-1, 64).long() << places).sum(1) for part in order.split(1024)])
+def _bits(order: torch.Tensor, places: tuple[int, ...]) -> torch.Tensor:
+    """64 numbers to a word, each with its bit where it is not zero; int64."""
+    shifts = torch.tensor(places, device=order.device)
+    return torch.cat([((part != 0).view(-1, 64).long() << shifts).sum(1) for part in order.split(1024)])
 
 
 def _group_values(order: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,6 +184,10 @@ def _group_values(order: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         places = part.cumsum(1) - 1 + starts[first : first + len(part), None]
         values[places[part]] = order[first : first + 1024][part]
     return values, starts.int()
+
+
+def _followed(values: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(values, (0, BEHIND))
 
 
 def _values(packed: TcaBme | ColumnBitmap, device: Any) -> torch.Tensor:

@@ -7,14 +7,12 @@ import pytest
 from xmsim.reference.kernels.cuda import native
 
 
-def missing_gpu() -> str | None:
-    """Why no test can run on a GPU here; None if one can."""
+@pytest.fixture(scope="session")
+def gpu():
+    """A GPU that torch can use."""
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
-        return "no GPU that torch can use"
-    if native.cuda_library() is None:
-        return "the CUDA kernels are not built"
-    return None
+        pytest.skip("no GPU that torch can use")
 
 
 @pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
@@ -26,9 +24,10 @@ def device(request, monkeypatch):
         yield "cpu"
         native.cuda_library.cache_clear()
     else:
+        request.getfixturevalue("gpu")
         native.cuda_library.cache_clear()
-        if reason := missing_gpu():
-            pytest.skip(reason)
+        if native.cuda_library() is None:
+            pytest.skip("the CUDA kernels are not built")
         yield "cuda"
 
 

@@ -63,14 +63,13 @@ XM_KERNEL(32) void words_of_lanes(const uint32_t* values, uint32_t* out) {
   const uint32_t own = values[lane()], next = values[(lane() + 1) % kWarp], places = own & 0x7777;
   out[lane()] = static_cast<uint32_t>(lanes_running_sum(static_cast<int>(own)));
   out[32 + lane()] = choose_bytes(own, next, places);
-  out[64 + lane()] = flipped_where(own & 1, own, 0xff00);
-  out[96 + lane()] = load_16_where(own & 2, reinterpret_cast<const uint16_t*>(values) + lane(), 7);
+  out[64 + lane()] = load_16(reinterpret_cast<const uint16_t*>(values) + lane());
   Tile& tile = shared<Tile>();
   for (int i = 0; i < 8; ++i) tile.rows[lane()][i] = static_cast<uint16_t>(lane());
   cp_async_16_where(own & 4, tile.rows[lane()], values, own & 8);
   cp_async_commit();
   cp_async_wait<0>();
-  out[128 + lane()] = shared_16(shared_place(tile.rows[lane()]) + 2);
+  out[96 + lane()] = shared_16(shared_place(tile.rows[lane()]) + 2);
 }
 
 // Without the barrier, thread 0 reads what the last thread may not have written.
@@ -98,6 +97,15 @@ XM_KERNEL(32) void impatient(const int* from, int* out, int waits) {
   }
 }
 
+// Every second lane's 8 bytes, by way of shared memory; zeros for the others.
+XM_KERNEL(32) void every_second(const uint2* from, uint2* out) {
+  uint2* box = reinterpret_cast<uint2*>(shared_bytes());
+  cp_async_8(&box[lane()], from + lane(), lane() % 2 == 0);
+  cp_async_commit();
+  cp_async_wait<0>();
+  out[lane()] = box[lane()];
+}
+
 struct Operands {
   alignas(16) uint16_t left[64 * kTileColumns], right[2][64 * kTileColumns];
 };
@@ -115,6 +123,7 @@ XM_DEVICE void fetch_tile(uint16_t* to, const uint16_t* from, int row_numbers, b
 // out [64, N] of a [64, 64] with the rows of b [64, 64], N = 64, or with the columns of b [64, N], a in registers; all of bfloat16.
 template <int kEights, bool kRows>
 XM_KERNEL(kGroupThreads) void group_product(const uint16_t* a, const uint16_t* b, float* out, int forgotten) {
+#ifdef XM_HOPPER
   const uint32_t misaligned = shared_address(shared_bytes()) % kTileAlignment;
   Operands& block = *reinterpret_cast<Operands*>(shared_bytes() + (misaligned ? kTileAlignment - misaligned : 0));
   fetch_tile(block.left, a, 64, true);
@@ -123,7 +132,8 @@ XM_KERNEL(kGroupThreads) void group_product(const uint16_t* a, const uint16_t* b
   cp_async_wait<0>();
   if (forgotten != share) share_copies();
   block_sync();
-  const uint64_t left = operand(shared_address(block.left), 0), right = operand(shared_address(block.right), sizeof block.right[0]);
+  const uint32_t left = operand(shared_address(block.left));
+  const uint32_t right = kRows ? operand(shared_address(block.right), sizeof block.right[0]) : operand(shared_address(block.right));
   uint32_t rows[4][4];
   for (int step = 0; step < 4; ++step) {
     for (int r = 0; r < 4; ++r) {
@@ -149,10 +159,12 @@ XM_KERNEL(kGroupThreads) void group_product(const uint16_t* a, const uint16_t* b
       out[row * 8 * kEights + 8 * n + sum_column(lane(), e)] = sums[n][e];
     }
   }
+#endif
 }
 
 // The last thread hands a number to the first by a barrier of so many arrivals; twice, in two phases.
 XM_KERNEL(64) void phases(int* out, int arrivals) {
+#ifdef XM_HOPPER
   struct Box {
     PhaseBarrier barrier;
     int numbers[2];
@@ -166,12 +178,23 @@ XM_KERNEL(64) void phases(int* out, int arrivals) {
     phase_wait(box.barrier, i);
     if (threadIdx.x == 0) out[i] = box.numbers[i];
   }
+#endif
+}
+
+// Reads what the kernel before writes, if it waits at all before it does or after.
+XM_KERNEL(64) void read_early(const int* written, int* out, int waits, int impatient) {
+  let_next_start();
+  prefetch_by_lanes(written, sizeof(int));
+  int read = impatient ? written[0] : 0;
+  if (waits || threadIdx.x) wait_for_kernel_before();
+  if (!impatient) read = written[0];
+  out[threadIdx.x] = read;
 }
 
 XM_KERNEL(32) void pairs_of_16_bits(const uint32_t* a, const uint32_t* b, uint32_t* out) {
   out[lane()] = max_u16x2(a[lane()], b[lane()]);
   out[kWarp + lane()] = min_u16x2(a[lane()], b[lane()]);
-  out[2 * kWarp + lane()] = upper_halves(a[lane()], b[lane()]);
+  out[2 * kWarp + lane()] = add_min_u16x2(a[lane()], b[lane()], 0x80000007u);
 }
 
 }  // namespace xmsim
@@ -198,11 +221,17 @@ XM_API int probe_half_a_warp(int* out) { return launch(half_a_warp, {1, 1, 1}, 3
 XM_API int probe_impatient(const int* from, int* out, int waits) {
   return launch(impatient, {1, 1, 1}, 32, sizeof(Tile), nullptr, from, out, waits);
 }
+XM_API int probe_every_second(const uint2* from, uint2* out) {
+  return launch(every_second, {1, 1, 1}, 32, 32 * sizeof(uint2), nullptr, from, out);
+}
 XM_API int probe_group_product(const uint16_t* a, const uint16_t* b, float* out, int columns, int rows, int forgotten) {
   const auto kernel = !rows ? group_product<8, false> : columns == 64 ? group_product<8, true> : group_product<16, true>;
   return launch(kernel, {1, 1, 1}, kGroupThreads, sizeof(Operands) + kTileAlignment, nullptr, a, b, out, forgotten);
 }
 XM_API int probe_phases(int* out, int arrivals) { return launch(phases, {1, 1, 1}, 64, 64, nullptr, out, arrivals); }
+XM_API int probe_early(const int* written, int* out, int waits, int impatient) {
+  return launch_early(read_early, {1, 1, 1}, 64, 0, nullptr, written, out, waits, impatient);
+}
 XM_API int probe_pairs(const uint32_t* a, const uint32_t* b, uint32_t* out) {
   return launch(pairs_of_16_bits, {1, 1, 1}, 32, 0, nullptr, a, b, out);
 }

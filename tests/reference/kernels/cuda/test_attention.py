@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from xmsim.reference.attention import sparse_attention as judge  # noqa: E402
-from xmsim.reference.kernels.cuda import attention  # noqa: E402
+from xmsim.reference.kernels.cuda import attention, native  # noqa: E402
 
 KERNELS = ["xm_cuda_attend_tiles", "xm_cuda_attend_tiles_hopper"]
 DTYPES = {torch.bfloat16: 8e-3, torch.float16: 1e-3}
@@ -83,6 +83,61 @@ def test_rows_of_tiles_with_lists_of_their_own_can_be_walked_together(device, ei
     assert_close(out, judge(*(x.double().numpy() for x in (q, k, v)), keep), 1e-3)
 
 
+def ragged_lists(name, make):
+    """Live tiles of five rows of tiles, the block of three and a part of one, along 14 tiles of keys: more than three rounds of stages."""
+    live = np.zeros((1, 5, 14), bool)
+    if name == "in_turns":
+        live[0, np.arange(14) % 3, np.arange(14)] = True
+    elif name == "one_alone":
+        live[0, 1, 3:], live[0, 4, ::5] = True, True
+    elif name == "all_together":
+        live[:] = True
+    elif name == "one_ends_early":
+        live[0, :2], live[0, 2, :2], live[0, 4, -1] = True, True, True
+    elif name == "at_random":
+        live = make.random(live.shape) < np.array([0.1, 0.5, 0.9, 0.3, 0.7])[:, None]
+    return live
+
+
+@pytest.mark.parametrize("name", ["none", "in_turns", "one_alone", "all_together", "one_ends_early", "at_random"])
+def test_lists_of_neighbours_may_differ_in_any_way(device, either_order, kernel, name):
+    make = np.random.default_rng(5)
+    q, k, v, _ = problem(1, 1, 1, 270, 878, 64, torch.float16)
+    keep = np.repeat(np.repeat(ragged_lists(name, make), 64, 1), 64, 2)[:, :270, :878] & (make.random((1, 270, 878)) < 0.3)
+    out = attention.sparse_attention(q.to(device), k.to(device), v.to(device), words_of(keep, device))
+    if name == "none":
+        assert not out.any()
+    else:
+        assert_close(out, judge(*(x.double().numpy() for x in (q, k, v)), keep), 1e-3)
+
+
+def test_results_repeat_bit_for_bit_and_do_not_depend_on_the_order_of_threads(device, kernel):
+    q, k, v, keep = problem(1, 1, 1, 130, 330, 64, torch.bfloat16)
+    q, k, v, words = q.to(device), k.to(device), v.to(device), words_of(keep, device)
+    first = attention.sparse_attention(q, k, v, words)
+    if device == "cpu":
+        native.cuda_library().xm_emulate_last_thread_first(1)
+    try:
+        assert torch.equal(attention.sparse_attention(q, k, v, words), first)
+    finally:
+        if device == "cpu":
+            native.cuda_library().xm_emulate_last_thread_first(0)
+
+
+@pytest.mark.parametrize("cached_heads", [0, 2, 3])
+def test_a_part_of_the_heads_may_be_attended_to_at_a_time(device, kernel, monkeypatch, cached_heads):
+    q, k, v, keep = problem(8, 4, 8, 130, 70, 64, torch.float16)
+    monkeypatch.setattr(attention, "CACHED_BYTES", cached_heads * 4 * 70 * 64)
+    out = attention.sparse_attention(q.to(device), k.to(device), v.to(device), words_of(keep, device))
+    assert_close(out, judge(*(x.double().numpy() for x in (q, k, v)), keep), 1e-3)
+
+
+def test_as_many_kv_heads_are_attended_to_at_a_time_as_the_cache_holds_in_equal_parts():
+    together = attention.kv_heads_together
+    assert [together(8, keys, 128) for keys in (0, 4096, 8192, 16384, 32768, 131072)] == [8, 8, 4, 2, 1, 1]
+    assert together(6, 16384, 128) == 3 and together(7, 16384, 128) == 1
+
+
 def test_scores_of_any_size_stay_finite(device, kernel):
     q, k, v, keep = problem(1, 1, 1, 64, 128, 64, torch.bfloat16)
     out = attention.sparse_attention(100 * q.to(device), 100 * k.to(device), v.to(device), words_of(keep, device))
@@ -120,5 +175,8 @@ def test_operands_that_do_not_fit_are_refused(device):
         attention.sparse_attention(q.new_zeros(4, 64, 192), k.new_zeros(2, 64, 192), k.new_zeros(2, 64, 192), words)
     with pytest.raises(ValueError, match=r"k: torch\.float16 is not one of torch\.bfloat16"):
         attention.sparse_attention(q, k.half(), v, words)
+    tiles = attention.live_tiles(words)
+    with pytest.raises(ValueError, match=r"tiles: lists \[4, 1, 2\] and counts \[4, 1\] are not those of these words"):
+        attention.sparse_attention(q, k, v, words, tiles=tiles._replace(tiles=tiles.tiles.repeat(1, 1, 2)))
     with pytest.raises(ValueError, match="slopes: 3 are not one for each of 4 heads"):
         attention.sparse_attention(q, k, v, words, slopes=torch.zeros(3, device=device))

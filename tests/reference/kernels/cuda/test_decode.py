@@ -118,6 +118,24 @@ def test_a_head_that_keeps_nothing_gives_zeros(device):
     assert not out[0].any() and torch.equal(out[1].cpu(), cache.v[0, 0, :64].cpu())
 
 
+def test_a_kept_key_that_is_not_a_number_is_seen_in_the_result(device):
+    q, k, v = (torch.ones(1, *shape, dtype=torch.bfloat16, device=device) for shape in ((64,), (100, 64), (100, 64)))
+    k[0, 70] = torch.nan
+    assert attend_newest(q, k, v).isnan().all()
+
+
+@pytest.mark.parametrize("slope", [1.0, -1.0])
+def test_a_bias_of_many_positions_costs_no_digits_of_the_newest_keys(device, slope):
+    """At position 100 000 a float32 that holds slope times position has no room for a probability's digits."""
+    tokens = 100_000
+    k, v = (torch.randn(1, tokens, 64, generator=torch.Generator().manual_seed(seed)).half() for seed in (0, 1))
+    keep = np.zeros((1, tokens), bool)
+    keep[0, [0, 1, 2, 4, 7]] = keep[0, tokens - 8 :] = True
+    q, slopes = queries(2, 64, torch.float16), torch.tensor([slope, 0.37 * slope])
+    out = attend_newest(q.to(device), k.to(device), v.to(device), words_of(keep, device), slopes=slopes.to(device))
+    assert_right(out, q, k, v, keep, bias=slopes.double().numpy()[:, None, None] * np.arange(tokens))
+
+
 def test_operands_that_do_not_fit_are_refused(device):
     cache, *_ = filled_cache(2, 100, 64, torch.bfloat16, device)
     q = torch.zeros(4, 64, dtype=torch.bfloat16, device=device)

@@ -71,6 +71,10 @@ def test_what_cannot_be_predicted_is_refused(device):
         predicted_xm_words(q, ours, group=3)
     with pytest.raises(ValueError, match="lists: head, group_sum or group_max is needed, got all"):
         predicted_xm_words(q, ours, group=2, lists="all")
+    many = GpuKvCache(1 << 16, 8, tokens=1, device=device)
+    many.predict_with(4, k_max=1.0)
+    with pytest.raises(ValueError, match="q: 65536 heads of a sequence are too many at once; at most 65535 are served"):
+        predicted_xm_words(torch.zeros(1 << 16, 8, dtype=torch.bfloat16, device=device), many, group=2)
     with pytest.raises(ValueError, match="cache: it has no low-bit keys"):
         predicted_xm_words(q, GpuKvCache(2, 64, device=device), group=2)
     with pytest.raises(ValueError, match="bits: 9 must be between 2 and 8"):

@@ -1,5 +1,7 @@
 """Linear layers of the GPU against float64, on shapes that fill no tile and on patterns with nothing in them."""
 
+from ctypes import c_size_t, c_void_p
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -7,7 +9,7 @@ torch = pytest.importorskip("torch")
 from xmsim.reference.formats.column_bitmap import ColumnBitmap  # noqa: E402
 from xmsim.reference.formats.macko import Macko  # noqa: E402
 from xmsim.reference.formats.tca_bme import TcaBme  # noqa: E402
-from xmsim.reference.kernels.cuda import linear, weight_checks, weights  # noqa: E402
+from xmsim.reference.kernels.cuda import linear, native, weight_checks, weights  # noqa: E402
 
 SHAPES = ((72, 136), (130, 520))  # out_features, in_features
 LONG = (40, 4168)  # a warp that lists active inputs does so a second time, with some left from the first
@@ -83,6 +85,17 @@ def test_every_active_input_counts_once_however_many_a_warp_lists(device, either
     assert_close(linear.teal_linear(x, columns, bias, threshold=threshold), expected(kept, weight, bias.cpu()), 8e-3)
 
 
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+@pytest.mark.parametrize("shape", [*SHAPES, LONG])
+def test_rows_are_cut_into_blocks_of_any_number_of_pieces(device, either_order, shape, blocks, monkeypatch):
+    monkeypatch.setattr(linear, "_multiprocessors", lambda device: blocks)  # passes of 32 and of 16 rows, in every quarter of a word
+    weight, x, bias = problem(*shape, 1, torch.bfloat16)
+    kept = torch.where(x.float().abs() > 0.7, x, torch.zeros_like(x))
+    packed = weights.GpuColumnBitmap.from_dense(weight.to(device))
+    y = linear.spdp_linear(x.to(device), packed, bias.to(device), threshold=0.7)
+    assert_close(y, expected(kept, weight, bias), 8e-3)
+
+
 def test_weights_of_inactive_inputs_take_no_part_even_if_they_are_infinite(device, either_order):
     weight, x, _ = problem(72, 520, 1, torch.float16)
     inactive = x[0].float().abs() <= 0.7
@@ -145,6 +158,54 @@ def test_two_runs_give_the_same_bits(device):
         lambda: linear.macko_linear(x, rows),
     ):
         assert torch.equal(multiply(), multiply())
+
+
+def layers(size, device):
+    """{name: (a product with a square matrix that keeps the size of vectors, what the kernel reads beside the inputs)}."""
+    weight = problem(size, size, 1, torch.bfloat16)[0].to(device)
+    columns, bitmap, by_columns, rows = weight.T.contiguous(), *(form.from_dense(weight) for form in FORMS)
+
+    def parts(packed):
+        return [part for part in (getattr(packed, name) for name in packed.__dataclass_fields__) if isinstance(part, torch.Tensor)]
+
+    return {
+        "dense": (lambda x: linear.dense_linear(x, weight), [weight]),
+        "teal": (lambda x: linear.teal_linear(x, columns, threshold=0.01), [columns]),
+        "tca_bme": (lambda x: linear.tca_bme_linear(x, bitmap), parts(bitmap)),
+        "macko": (lambda x: linear.macko_linear(x, rows), parts(rows)),
+        "spdp": (lambda x: linear.spdp_linear(x, by_columns, threshold=0.01), parts(by_columns)),
+    }
+
+
+@pytest.mark.parametrize("name", ["dense", "teal", "tca_bme", "macko", "spdp"])
+def test_a_kernel_that_starts_early_reads_nothing_before_the_kernel_before_has_ended(device, either_order, name):
+    multiply, parts = layers(200, device)[name]
+    x = problem(200, 200, 1, torch.bfloat16)[1].to(device)
+    wanted = multiply(x)
+    if device == "cpu":
+        before = native.cuda_library().xm_emulate_kernel_before
+        try:
+            for written in (x, *parts):
+                content = written.clone()
+                before(c_void_p(written.data_ptr()), c_void_p(content.data_ptr()), c_size_t(written.nbytes))
+                assert torch.equal(multiply(x), wanted)
+        finally:
+            before(None, None, c_size_t(0))
+    else:
+        steps, y = [], x
+        for _ in range(40):
+            y = multiply(y)
+            torch.cuda.synchronize()
+            steps.append(y)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = [x]
+            for _ in range(40):
+                captured.append(multiply(captured[-1]))
+        for _ in range(3):
+            graph.replay()
+        torch.cuda.synchronize()
+        assert all(torch.equal(one, other) for one, other in zip(steps, captured[1:], strict=True))
 
 
 def test_no_tokens_give_no_rows(device):

@@ -89,3 +89,20 @@ def test_attention_operators_on_a_gpu_give_what_those_on_the_cpu_give(device, di
         torch.testing.assert_close(decoded.cpu(), wanted, rtol=2e-2, atol=2e-2)
     with pytest.raises(ValueError, match="on a GPU decoding takes one query a head"):
         attention_ops.cuda_decode_attention(gq, gk, gv)
+
+
+def test_the_decoding_operator_takes_several_sequences(device):
+    make = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(*shape, 64, generator=make).bfloat16() for shape in ((3, 4, 1), (3, 2, 100), (3, 2, 100)))
+    words, lengths = torch.randint(-(1 << 62), 1 << 62, (3, 2, 1, 2), generator=make), torch.tensor([70, 0, 100], dtype=torch.int32)
+    words[2, ..., 1] &= (1 << 36) - 1
+    slopes = torch.rand(4, generator=make)
+    on_device = [x.to(device) for x in (q, k, v)]
+    for mask in (None, words):
+        given = {"slopes": slopes.to(device), "lengths": lengths.to(device)}
+        decoded = attention_ops.cuda_decode_attention(*on_device, None if mask is None else mask.to(device), **given)
+        wanted = torch.ops.xmsim.decode_attention(q, k, v, mask, slopes=slopes, lengths=lengths)
+        assert decoded.shape == (3, 4, 1, 64) and decoded.is_contiguous() and not wanted[1].any()
+        torch.testing.assert_close(decoded.cpu(), wanted, rtol=2e-2, atol=2e-2)
+    with pytest.raises(ValueError, match="lengths: operands of several sequences are needed"):
+        attention_ops.cuda_decode_attention(*(x[0] for x in on_device), lengths=lengths[:1].to(device))

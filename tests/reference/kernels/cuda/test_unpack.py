@@ -60,13 +60,14 @@ def test_what_was_packed_here_fits(form, shape):
 @pytest.mark.parametrize(
     "form, part, change",
     [
-        (weights.GpuTcaBme, "bitmap", lambda x: x ^ 1),
-        (weights.GpuTcaBme, "bitmap", lambda x: x[:-1].clone()),
+        (weights.GpuTcaBme, "lane_bitmap", lambda x: x ^ 1),
+        (weights.GpuTcaBme, "lane_bitmap", lambda x: x[:-1].clone()),
         (weights.GpuTcaBme, "group_offsets", lambda x: x + 8),
         (weights.GpuTcaBme, "stripe_offsets", lambda x: x + 1),
         (weights.GpuTcaBme, "values", lambda x: x[:-8].clone()),
         (weights.GpuTcaBme, "values", lambda x: x.float()),
         (weights.GpuTcaBme, "shape", lambda x: (x[0] + 64, x[1])),
+        (weights.GpuColumnBitmap, "values", lambda x: x[:-1].clone()),
         (weights.GpuColumnBitmap, "column_offsets", lambda x: x + 1),
         (weights.GpuColumnBitmap, "column_offsets", lambda x: x.int()),
         (weights.GpuMacko, "row_indices", lambda x: x + 4),
@@ -77,5 +78,5 @@ def test_what_was_packed_here_fits(form, shape):
 )
 def test_parts_that_do_not_fit_are_refused_by_name(form, part, change):
     packed = form.from_dense(matrix(72, 136))
-    with pytest.raises(ValueError, match=f"^({part}|group_offsets|values|bitmap)"):
+    with pytest.raises(ValueError, match=f"^({part}|group_offsets|values|lane_bitmap)"):
         CHECKS[form](replace(packed, **{part: change(getattr(packed, part))}))
