@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+import gpu_flex
 import numpy as np
 import torch
 from gpu_rows import Row, WrongResult, one_line
@@ -55,7 +56,8 @@ def torch_attentions(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causa
             refusals.append(f"{name} does not serve {q.shape[1]} queries of {k.shape[1]} keys: {one_line(error)}")
             continue
         found[name] = run
-    return found, refusals
+    mask = gpu_flex.causal_mask(q.shape[1], str(q.device)) if causal else None
+    return found | {"torch flex_attention": partial(gpu_flex.attend, q, k, v, mask)}, refusals
 
 
 def tile_words(heads: int, tokens: int, live: float, device: str) -> torch.Tensor:
@@ -170,6 +172,7 @@ def measure_prefill(shapes: Shapes, device: str, left_out: Collection[str]) -> I
         except WrongResult as wrong:
             yield str(wrong)
     for tokens in shapes.prefill_tokens:
+        torch.compiler.reset()  # FlexAttention is compiled for each mask, and torch keeps no more than a few of them
         wanted = copies_wanted(2 * DIM * tokens * (shapes.heads + 2 * shapes.kv_heads), shapes.most_copies)
         copies = [operands(shapes.heads, shapes.kv_heads, tokens, tokens, device) for _ in range(wanted)]
         refusals = torch_attentions(*copies[0], causal=True)[1]
@@ -179,11 +182,11 @@ def measure_prefill(shapes: Shapes, device: str, left_out: Collection[str]) -> I
             # one mask for the heads of a group, as its words would fill the memory otherwise
             words = tile_words(shapes.kv_heads, tokens, live, device)
             for row in _prefill_rows(shapes, tokens, f"{live:.0%} of tiles", words, copies, dense, errors):
-                yield row | {"live_tiles": live} if isinstance(row, dict) and row["kernel"].startswith("own") else row
+                yield row | {"live_tiles": live} if isinstance(row, dict) and not row["kernel"].startswith("torch") else row
         for kept in shapes.kept_shares:
             words = key_words(shapes.kv_heads, tokens, kept, device)
             for row in _prefill_rows(shapes, tokens, f"{kept:.0%} of keys", words, copies, dense, errors):
-                yield row | {"density": kept} if isinstance(row, dict) and row["kernel"].startswith("own") else row
+                yield row | {"density": kept} if isinstance(row, dict) and not row["kernel"].startswith("torch") else row
 
 
 def _prefill_rows(
@@ -197,6 +200,10 @@ def _prefill_rows(
 ) -> Iterator[Row]:
     """torch beside our kernels on one mask: its tiles listed before, or in the call, or whatever serves the mask best."""
     runs, flop, checks = [dict(each) for each in dense], 0.0, {}
+    if tokens in shapes.flex_tokens:
+        mask = gpu_flex.mask_of(words, shapes.heads)
+        for run, (q, k, v) in zip(runs, copies, strict=True):
+            run["flex_attention, tiles skipped"] = partial(gpu_flex.attend, q, k, v, mask, gpu_flex.MASK_OPTIONS)
     if "prefill" in errors:
         tiles = live_tiles(words)
         flop = 4 * DIM * TILE**2 * float(tiles.counts.sum()) * shapes.heads / shapes.kv_heads

@@ -17,6 +17,7 @@ from xmsim.reference.kernels.cuda.weights import GpuColumnBitmap, GpuMacko, GpuT
 DTYPE = torch.bfloat16
 ALLOWED_ERROR = 8e-3  # relative, of a result that is rounded to bfloat16
 TORCH, DENSE = "torch linear", "own dense"
+TWO_FOUR = "2:4, torch"  # its library's kernel; there is none of ours
 KERNELS = (DENSE, "tca-bme", "macko", "teal", "spdp")  # ours, the simplest first
 
 Multiply = Callable[[torch.Tensor], torch.Tensor]
@@ -29,11 +30,21 @@ def problem(outputs: int, inputs: int, tokens: int, sparsity: float, device: str
     return weight.to(DTYPE), torch.randn(tokens, inputs, device=device).to(DTYPE)
 
 
+def two_of_four(weight: torch.Tensor) -> torch.Tensor:
+    """The two largest of each four neighbours; the others are zeros."""
+    fours = weight.unflatten(1, (-1, 4))
+    kept = torch.zeros_like(fours, dtype=torch.bool).scatter_(2, fours.abs().topk(2, dim=2).indices, True)
+    return (fours * kept).flatten(1)
+
+
 def kernels(names: Iterable[str], weight: torch.Tensor, tokens: int, threshold: float) -> Iterator[tuple[str, Multiply, bool]]:
     """Name, kernel on this matrix, whether it drops inputs at or below the threshold; those that serve so many tokens."""
     for name in names:
         if name == TORCH:
             yield name, lambda x: torch.nn.functional.linear(x, weight), False
+        elif name == TWO_FOUR:
+            compressed = torch.sparse.to_sparse_semi_structured(two_of_four(weight))
+            yield name, lambda x, compressed=compressed: torch.nn.functional.linear(x, compressed), False
         elif name == "tca-bme":
             yield name, partial(linear.tca_bme_linear, weights=GpuTcaBme.from_dense(weight)), False
         elif tokens > 1:
@@ -58,7 +69,8 @@ def check(name: str, outputs: int, inputs: int, tokens: int, sparsity: float, de
     threshold = float(x.float().abs().median())
     for _, multiply, drops in kernels((name,), weight, tokens, threshold):
         given = torch.where(x.abs() > threshold, x, torch.zeros_like(x)) if drops else x
-        wanted = given.double() @ weight.double().T
+        multiplied = two_of_four(weight) if name == TWO_FOUR else weight
+        wanted = given.double() @ multiplied.double().T
         error = float((multiply(x).double() - wanted).norm() / wanted.norm())
         if not error <= ALLOWED_ERROR:
             raise WrongResult(f"{name}, {outputs} x {inputs}, {tokens} tokens: error {error:.2e} exceeds {ALLOWED_ERROR}")
@@ -68,10 +80,11 @@ def check(name: str, outputs: int, inputs: int, tokens: int, sparsity: float, de
 
 def measure(shapes: Shapes, device: str, left_out: Collection[str]) -> Iterator[Row]:
     """Each kernel that is not left out, checked on the shape and then timed."""
-    names = [TORCH, *(name for name in KERNELS if name not in left_out)]
+    ours = [name for name in KERNELS if name not in left_out]
     for outputs, inputs in shapes.linear:
         for tokens in shapes.linear_tokens:
             for sparsity in shapes.sparsities:
+                names = [TORCH, *([TWO_FOUR] if sparsity == 0.5 else ()), *ours]
                 errors: dict[str, float] = {}
                 for name in names:
                     try:

@@ -19,6 +19,7 @@ class Shapes:
     decode_batches: tuple[tuple[int, int], ...]  # sequences, and tokens of each
     decode_density: float
     prefill_tokens: tuple[int, ...]
+    flex_tokens: tuple[int, ...]  # those of them where FlexAttention skips tiles, too: compiling it for a mask takes seconds
     live_shares: tuple[float, ...]  # of the tiles at or below the diagonal
     kept_shares: tuple[float, ...]  # of the keys, the same for 64 neighbouring queries
     mask_tokens: tuple[int, ...]
@@ -47,6 +48,7 @@ FULL = Shapes(
     decode_batches=((8, 16384),),
     decode_density=0.1,
     prefill_tokens=(4096, 16384, 32768),
+    flex_tokens=(16384,),
     live_shares=(0.1, 0.2, 0.35, 1.0),
     kept_shares=(0.1,),
     mask_tokens=(4096, 16384, 32768),
@@ -63,4 +65,12 @@ FULL = Shapes(
     host_bytes=1 << 30,
     host_tokens=4096,
 )
-QUICK = replace(FULL, decode_tokens=(4096, 32768), prefill_tokens=(4096,), mask_tokens=(4096,), linear=FULL.linear[:2], linear_tokens=(1,))
+QUICK = replace(
+    FULL,
+    decode_tokens=(4096, 32768),
+    prefill_tokens=(4096,),
+    flex_tokens=(4096,),
+    mask_tokens=(4096,),
+    linear=FULL.linear[:2],
+    linear_tokens=(1,),
+)

@@ -143,6 +143,28 @@ def test_a_full_disk_leaves_nothing_behind(refused, trace, monkeypatch):
     assert "no space left on the disk" in refused("simulate", trace, "-m", "dense")
 
 
+def out_of_torchs_memory():
+    import torch
+
+    torch.empty(1 << 60)
+
+
+def out_of_gpu_memory():
+    import torch
+
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def out_of_memory():
+    raise MemoryError
+
+
+@pytest.mark.parametrize("fails", [out_of_memory, out_of_torchs_memory, out_of_gpu_memory])
+def test_too_little_memory_is_one_sentence(refused, trace, monkeypatch, fails):
+    monkeypatch.setattr(Accelerator, "result", lambda *_arguments, **_options: fails())
+    assert refused("simulate", trace, "-m", "dense") == "xmsim: not enough memory; use fewer tokens, windows or layers\n"
+
+
 def test_an_interrupt_leaves_nothing_behind(refused, trace, monkeypatch):
     def interrupted(*_arguments, **_options):
         raise KeyboardInterrupt

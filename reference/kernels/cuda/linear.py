@@ -16,6 +16,8 @@ from xmsim.reference.kernels.cuda.native import check_device, check_tensor, cuda
 from xmsim.reference.kernels.cuda.weights import ELEMENTS, MACKO_STEP, GpuColumnBitmap, GpuMacko, GpuTcaBme
 
 MOST_TOKENS = 16  # of the tensor-core kernel: two of mma's widths
+_MOST_ROWS = 65535  # tokens of the other kernels: blocks of a launch in this direction
+_MOST_MACKO_INPUTS = 116208  # that fit into shared memory, where a block may have 227 KiB of it
 _STEP = 8  # numbers of 16 bytes
 _PIECE = 16  # rows that SPDP's kernel takes at least
 
@@ -50,6 +52,8 @@ def macko_linear(x: torch.Tensor, weights: GpuMacko, bias: torch.Tensor | None =
     """x wᵀ + b, each token on its own, from one stored weight to the next. in_features must be a multiple of 8."""
     _check_inputs(x, weights.shape, bias, values=weights.values)
     tokens, (outputs, inputs) = len(x), weights.shape
+    if inputs > _MOST_MACKO_INPUTS:
+        raise ValueError(f"x: {inputs} inputs; at most {_MOST_MACKO_INPUTS} are served, cut the matrix or take another format")
     y = x.new_empty((tokens, outputs))
     if y.numel():
         launch = cuda_kernel("xm_cuda_macko_rows", c_int, *[c_void_p] * 4, *[c_int] * 4, c_void_p, c_void_p)
@@ -107,6 +111,8 @@ def _check_inputs(x: torch.Tensor, shape: tuple[int, int], bias: torch.Tensor | 
         if tensor.dtype != x.dtype:
             raise ValueError(f"x: {x.dtype} does not fit the {tensor.dtype} of {name}; convert one of them")
     outputs, inputs = shape
+    if len(x) > _MOST_ROWS:
+        raise ValueError(f"x: {len(x)} tokens; at most {_MOST_ROWS} are multiplied at once, cut x or unpack the weights")
     if x.shape[1] != inputs:
         raise ValueError(f"x: {x.shape[1]} inputs do not fit the {inputs} of the weights")
     if inputs % _STEP:

@@ -12,26 +12,34 @@ from ctypes import c_char_p, c_int, c_int64, c_void_p
 from functools import cache
 from typing import Any
 
+from xmsim.configs.errors import XmsimError
 from xmsim.reference.kernels.native import library_path
 
 LIBRARY = "libxmsim_cuda.so"
 _LATE = "; it, or a kernel before it (CUDA_LAUNCH_BLOCKING=1 says which), ended all CUDA work of this process: start it again"
 _ADVICE = {  # by CUDA's code of an error, where its own words do not say the way out
-    209: "; the kernels are compiled for compute capability 8.x and 9.0, and this GPU has another",
+    209: "; the kernels need a GPU of compute capability 8.0 or more",
     **dict.fromkeys((700, 714, 715, 716, 717, 718, 719), _LATE),  # wrong addresses and instructions, known after the launch
 }
 LIBRARY_VARIABLE = "XMSIM_CUDA_LIBRARY"  # another build of it, e.g. the emulator, or "none"
 
 
-class CudaError(RuntimeError):
+class CudaError(XmsimError, RuntimeError):
     """A CUDA call that failed, or no way to make one."""
 
 
 @cache
 def cuda_library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where they were not built."""
+    """The compiled kernels; None where they were not built.
+
+    Raises:
+        CudaError: there is a file that cannot be loaded here.
+    """
     path = library_path(LIBRARY, LIBRARY_VARIABLE)
-    return None if path is None else ctypes.CDLL(str(path))
+    try:
+        return None if path is None else ctypes.CDLL(str(path))
+    except OSError as error:
+        raise CudaError(f"the CUDA kernels cannot be loaded ({error}): build them again by python -m {__package__}.build") from error
 
 
 def is_emulated() -> bool:

@@ -280,7 +280,8 @@ int launch_early(void (*kernel)(Parameters...), dim3 blocks, int threads, size_t
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
-  return launch_with(&early, capability >= 9 ? 1 : 0, kernel, blocks, threads, bytes_shared, stream, arguments...);
+  // 9 alone: newer GPUs run what was translated from PTX for 8.0, which does not wait
+  return launch_with(&early, capability == 9 ? 1 : 0, kernel, blocks, threads, bytes_shared, stream, arguments...);
 }
 
 }  // namespace xmsim

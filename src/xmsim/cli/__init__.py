@@ -105,10 +105,19 @@ def _answering(verb: Callable[..., None]) -> Callable[..., None]:
             _stop(str(error))
         except KeyboardInterrupt:
             _stop("interrupted; files that were written are whole, and nothing is half-written")
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not _is_lack_of_memory(error):
+                raise
             _stop("not enough memory; use fewer tokens, windows or layers")
 
     return answered
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Whether Python, or torch, which has an error of its own for a GPU and words for the CPU, found too little memory."""
+    torch = sys.modules.get("torch")
+    of_gpu = torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
+    return isinstance(error, MemoryError) or of_gpu or "DefaultCPUAllocator" in str(error)
 
 
 def _stop(sentence: str) -> NoReturn:

@@ -36,7 +36,14 @@ def small(script):
     return replace(
         script("gpu_shapes").FULL,
         **{"rounds": 2, "short_calls": 2, "copied_elements": 1 << 10, "product_size": 32, "heads": 2, "kv_heads": 1, "most_copies": 2},
-        **{"decode_tokens": (128,), "prefill_tokens": (64,), "mask_tokens": (64,), "live_shares": (0.3, 1.0), "linear": ((64, 72),)},
+        **{
+            "decode_tokens": (128,),
+            "prefill_tokens": (64,),
+            "flex_tokens": (64,),
+            "mask_tokens": (64,),
+            "live_shares": (0.3, 1.0),
+            "linear": ((64, 72),),
+        },
         **{
             "sparsities": (0.5,),
             "linear_tokens": (1, 8),
@@ -58,7 +65,14 @@ def stand_ins(script, monkeypatch):
     for name in ("Event", "Stream", "CUDAGraph", "graph", "current_stream", "stream", "synchronize", "get_device_properties", "_sleep"):
         monkeypatch.setattr(torch.cuda, name, getattr(torch.cuda, name))  # put back after the test
     stand_in.put_in_place(torch.cuda)
+    monkeypatch.setattr(script("gpu_flex"), "compiled", uncompiled)
+    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", lambda weight: weight)
     return stand_in
+
+
+def uncompiled(q, k, v, block_mask, enable_gqa, kernel_options):
+    """Attention that a graph can hold on the CPU; which keys are kept is tested beside it."""
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=enable_gqa)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +131,7 @@ def test_a_kernel_that_is_wrong_or_left_out_is_not_timed(script, small, stand_in
     gpu_linear, right = script("gpu_linear"), linear.dense_linear
     monkeypatch.setattr(linear, "dense_linear", lambda x, weight: right(x, weight) * 1.02)
     rows = list(gpu_linear.measure(replace(small, linear_tokens=(1,)), "cpu", ("teal",)))
-    assert [row["kernel"] for row in rows if isinstance(row, dict)] == ["torch linear", "tca-bme", "macko", "spdp"]
+    assert [row["kernel"] for row in rows if isinstance(row, dict)] == ["torch linear", "2:4, torch", "tca-bme", "macko", "spdp"]
     (sentence,) = [row for row in rows if isinstance(row, str)]
     assert "own dense is not timed on 64 x 72: WrongResult: own dense, 64 x 72, 1 tokens: error" in sentence
     native.cuda_library.cache_clear()
@@ -134,17 +148,38 @@ def test_attention_is_timed_without_the_kernels_whose_checks_failed(script, smal
             if isinstance(row, dict)
         ]
 
-    flash = "torch flash_attention"
-    assert timed(gpu_attention.measure_decode, "prediction") == [flash, "own dense", "own xm, keys given"]
-    assert timed(gpu_attention.measure_decode, "decode") == [flash, "own xm, prediction alone"]
-    assert timed(gpu_attention.measure_prefill, "prefill", "shared masks") == [flash, flash]
+    dense = ["torch flash_attention", "torch flex_attention"]
+    prefill = 2 * [*dense, "flex_attention, tiles skipped"]
+    assert timed(gpu_attention.measure_decode, "prediction") == [*dense, "own dense", "own xm, keys given"]
+    assert timed(gpu_attention.measure_decode, "decode") == [*dense, "own xm, prediction alone"]
+    assert timed(gpu_attention.measure_prefill, "prefill", "shared masks") == prefill
     assert timed(script("gpu_masks").measure, "masks") == []
     monkeypatch.setattr(gpu_attention, "ALLOWED_ERROR", 0.0)
     monkeypatch.setattr(
         gpu_attention, "check_prediction", lambda *sizes: gpu_attention._checked("prediction", torch.ones(2), torch.zeros(2))
     )
-    assert timed(gpu_attention.measure_decode) == [flash] and timed(gpu_attention.measure_prefill) == [flash, flash]
+    assert timed(gpu_attention.measure_decode) == dense and timed(gpu_attention.measure_prefill) == prefill
     native.cuda_library.cache_clear()
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_keeps_the_keys_of_the_words(script, monkeypatch):
+    gpu_attention, gpu_flex = script("gpu_attention"), script("gpu_flex")
+    monkeypatch.setattr(gpu_flex, "compiled", torch.nn.attention.flex_attention.flex_attention)
+    q, k, v = gpu_attention.operands(4, 2, 192, 192, "cpu")
+    for words in (gpu_attention.tile_words(4, 192, 0.4, "cpu"), gpu_attention.key_words(2, 192, 0.2, "cpu")):
+        out = gpu_flex.attend(q, k, v, gpu_flex.mask_of(words, 4))
+        kept = (words != 0).any(-1).repeat_interleave(4 // len(words), 0)  # what flex gives where nothing is kept is its own
+        gpu_attention._checked("flex", out[kept], gpu_attention.judged(q, k, v, words)[kept])
+    every = torch.full((1, 192, 3), -1)
+    seen = gpu_attention.tile_words(1, 192, 1.0, "cpu")
+    for mask, words in ((None, every), (gpu_flex.causal_mask(192, "cpu"), seen)):
+        gpu_attention._checked("flex", gpu_flex.attend(q, k, v, mask), gpu_attention.judged(q, k, v, words))
+
+
+def test_two_of_four_keeps_the_largest(script):
+    kept = script("gpu_linear").two_of_four(torch.tensor([[1.0, -4.0, 0.5, 2.0, 0.0, 0.0, 3.0, 0.0]]))
+    assert kept.tolist() == [[0.0, -4.0, 0.0, 2.0, 0.0, 0.0, 3.0, 0.0]]
 
 
 def test_a_contender_that_cannot_be_captured_does_not_stop_the_others(script, small, stand_ins):

@@ -225,6 +225,9 @@ def test_what_the_kernels_cannot_read_is_refused(device):
         linear.dense_linear(x, weight, bias[:63].clone())
     with pytest.raises(ValueError, match="x: 17 tokens; at most 16 are multiplied at once"):
         linear.tca_bme_linear(x.new_zeros(17, 64), weights.GpuTcaBme.of(TcaBme.from_dense(weight.cpu()), device))
+    many = torch.empty((65536, 64), dtype=torch.bfloat16, device=device)
+    with pytest.raises(ValueError, match="x: 65536 tokens; at most 65535 are multiplied at once"):
+        linear.dense_linear(many, weight)
     with pytest.raises(ValueError, match="threshold: nan must be a number of at least 0"):
         linear.teal_linear(x, weight, threshold=float("nan"))
     with pytest.raises(ValueError, match="weights: float32 is not multiplied on the GPU; pack them as bfloat16"):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from xmsim.configs.errors import XmsimError
 from xmsim.reference.kernels.cuda import native
 
 torch = pytest.importorskip("torch")
@@ -37,6 +38,15 @@ def test_without_compiled_kernels_the_way_out_is_said(monkeypatch):
     monkeypatch.setenv(native.LIBRARY_VARIABLE, "none")
     native.cuda_library.cache_clear()
     with pytest.raises(native.CudaError, match="the CUDA kernels are not built: install xmsim again where nvcc is"):
+        native.cuda_kernel("xm_cuda_copy")
+    native.cuda_library.cache_clear()
+
+
+def test_a_library_that_cannot_be_loaded_is_one_sentence(monkeypatch, tmp_path):
+    (tmp_path / "cut.so").write_bytes(b"\x7fELF")
+    monkeypatch.setenv(native.LIBRARY_VARIABLE, str(tmp_path / "cut.so"))
+    native.cuda_library.cache_clear()
+    with pytest.raises(XmsimError, match=r"the CUDA kernels cannot be loaded \(.*: build them again by"):
         native.cuda_kernel("xm_cuda_copy")
     native.cuda_library.cache_clear()
 
