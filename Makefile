@@ -29,7 +29,7 @@ bench: $(VENV)/dev.installed
 sanitize: $(VENV)/dev.installed
 	cmake -S . -B build/sanitize -DXMSIM_SANITIZE=ON
 	cmake --build build/sanitize
-	XMSIM_CPU_LIBRARY=build/sanitize/libxmsim_cpu.so ASAN_OPTIONS=detect_leaks=0 \
+	XMSIM_CPU_LIBRARY=build/sanitize/libxmsim_cpu.so ASAN_OPTIONS=detect_leaks=0 CXXFLAGS=-fsanitize=address \
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	$(VENV)/bin/pytest tests/reference/kernels -n $(JOBS) -k "not compile"
 

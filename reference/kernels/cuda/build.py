@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -84,22 +85,25 @@ def build_library(folder: Path, sources: Sequence[Path] | None = None) -> Path:
 def build_emulator(folder: Path, sources: Sequence[Path] | None = None) -> Path:
     """Build the emulator of the same kernels, or of other sources, into a folder; the path of the library.
 
+    CXX and CXXFLAGS name the compiler and more options for it, e.g. -fsanitize=address.
+
     Raises:
         BuildError: no C++ compiler, or what it said.
     """
     compiler = find_cxx()
     if compiler is None:
         raise BuildError("no C++ compiler: install g++ or clang, or set CXX")
+    flags = shlex.split(os.environ.get("CXXFLAGS", ""))
     folder.mkdir(parents=True, exist_ok=True)
     units = [SOURCES / "emulator.cpp", *(sorted(SOURCES.glob("*.cu")) if sources is None else sources)]
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def compiled(unit: Path) -> Path:
             out = Path(scratch) / f"{unit.stem}.o"
-            _run([compiler, *_CXX_OPTIONS, "-I", SOURCES, "-x", "c++", "-c", unit, "-o", out])
+            _run([compiler, *_CXX_OPTIONS, *flags, "-I", SOURCES, "-x", "c++", "-c", unit, "-o", out])
             return out
 
-        return _linked([compiler, "-shared", *pool.map(compiled, units)], folder / "libxmsim_cuda_emulated.so")
+        return _linked([compiler, *flags, "-shared", *pool.map(compiled, units)], folder / "libxmsim_cuda_emulated.so")
 
 
 def _linked(command: Sequence[str | Path], out: Path) -> Path:

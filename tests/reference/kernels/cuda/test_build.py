@@ -130,6 +130,14 @@ def test_a_kernel_that_starts_early_reads_and_writes_nothing_before_it_has_waite
         assert any(one in MEMORY for one in operations[operations.index(ACQBULK) :])  # the codes are those of this compiler
 
 
+def test_the_emulator_is_built_with_the_options_of_the_environment(tmp_path, monkeypatch):
+    if build.find_cxx() is None:
+        pytest.skip("no C++ compiler")
+    monkeypatch.setenv("CXXFLAGS", "-include 'no such file.h'")
+    with pytest.raises(build.BuildError, match=r"no such file\.h"):
+        build.build_emulator(tmp_path, [build.SOURCES / "device.cu"])
+
+
 def test_without_nvcc_or_a_compiler_the_way_out_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "find_nvcc", lambda: None)
     monkeypatch.setattr(build, "find_cxx", lambda: None)
