@@ -127,7 +127,9 @@ def collect(files: Sequence[Path], models: Models = NO_MODELS) -> Collection:
             )
     sources: list[Simulated | Measured] = [*simulated, *measured]
     if not sources and not generated and not benchmarks and not checked and not constants:
-        raise XmsimError("compare: no file to compare was given; name those that simulate and measure wrote")
+        alone = [one.path.name for one in (*evaluated, *masks)]
+        given = f"{listed(alone)} alone cannot be compared" if alone else "no file to compare was given"
+        raise XmsimError(f"compare: {given}; name files that simulate and measure wrote")
     if sources:
         refuse_different_traces(sources)
     timed = [one.path for one in generated] + [one.path for one in benchmarks if any("threads" in row.facts for row in one.rows)]
