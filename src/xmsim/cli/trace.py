@@ -78,7 +78,7 @@ def info(
             windows=opened.windows,
             tile_rows=TILE_ROWS,
             group_rows=GROUP_ROWS,
-            gpu=gpu,
+            gpu=Path(gpu).stem if gpu else None,
             methods=tuple(
                 MethodMasks({"name": each.name} | each.parameters, block_of(each), tuple(layers))
                 for each, layers in zip(methods, found, strict=True)
