@@ -14,8 +14,6 @@ from xmsim.reference.kernels.cuda.weights import ELEMENTS
 
 TILE_QUERIES = 64  # that are skipped together
 HEAD_DIMS = (64, 128)  # compiled; smaller heads are filled up with zero channels
-
-
 CACHED_BYTES = 24 << 20  # of keys and values that stay in the second-level cache, half of an H200's
 HOPPER_TILES = "xm_cuda_attend_tiles_hopper"
 

@@ -16,12 +16,12 @@ from xmsim.configs.errors import XmsimError
 from xmsim.reference.kernels.native import library_path
 
 LIBRARY = "libxmsim_cuda.so"
+LIBRARY_VARIABLE = "XMSIM_CUDA_LIBRARY"  # another build of it, e.g. the emulator, or "none"
 _LATE = "; it, or a kernel before it (CUDA_LAUNCH_BLOCKING=1 says which), ended all CUDA work of this process: start it again"
 _ADVICE = {  # by CUDA's code of an error, where its own words do not say the way out
     209: "; the kernels need a GPU of compute capability 8.0 or more",
     **dict.fromkeys((700, 714, 715, 716, 717, 718, 719), _LATE),  # wrong addresses and instructions, known after the launch
 }
-LIBRARY_VARIABLE = "XMSIM_CUDA_LIBRARY"  # another build of it, e.g. the emulator, or "none"
 
 
 class CudaError(XmsimError, RuntimeError):
