@@ -89,7 +89,7 @@ def test_masks_of_another_trace_are_left_out_with_a_sentence(simulated, masks):
 
 
 def test_masks_alone_are_nothing_to_compare(masks):
-    with pytest.raises(XmsimError, match="masks.json alone cannot be compared; name files that simulate"):
+    with pytest.raises(XmsimError, match=r"masks\.json alone cannot be compared; name files that simulate"):
         collect([masks()])
 
 
