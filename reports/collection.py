@@ -127,7 +127,7 @@ def collect(files: Sequence[Path], models: Models = NO_MODELS) -> Collection:
             )
     sources: list[Simulated | Measured] = [*simulated, *measured]
     if not sources and not generated and not benchmarks and not checked and not constants:
-        alone = [one.path.name for one in (*evaluated, *masks)]
+        alone = [one.path.name for one in evaluated] + [one.path.name for one in masks]
         given = f"{listed(alone)} alone cannot be compared" if alone else "no file to compare was given"
         raise XmsimError(f"compare: {given}; name files that simulate and measure wrote")
     if sources:
