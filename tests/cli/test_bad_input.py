@@ -181,6 +181,7 @@ def test_ctrl_c_at_a_running_demo_is_one_sentence(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job would hand down that it is ignored
     )
     assert "extract" in demo.stdout.readline()
     demo.send_signal(signal.SIGINT)

@@ -60,6 +60,7 @@ XM_KERNEL(kThreads) void prefill_tiles(Prefill job) {
   const float slope = job.slopes ? job.slopes[head] * kLog2E : 0.0f, scale = job.scale * kLog2E;
   RowState state[2];
   float out[kDim / 8][4] = {};
+  int last_tile = 0;
   for (int i = 0; i < count; ++i) {
     const int buffer = i % 2, tile = tiles[i];
     if (i + 1 < count) {
@@ -82,7 +83,8 @@ XM_KERNEL(kThreads) void prefill_tiles(Prefill job) {
       }
     }
     float shrink[2];
-    softmax_step(scores, kept, scale, slope, tile * kTile, state, shrink);
+    softmax_step(scores, kept, scale, slope, (tile - last_tile) * kTile, state, shrink);
+    last_tile = tile;
     XM_UNROLL(16)
     for (int n = 0; n < kDim / 8; ++n) {
       XM_UNROLL(4)

@@ -128,6 +128,7 @@ XM_DEVICE void attend(const Prefill& job, const Part& part, PrefillShared<kDim>&
   RowState state[2];
   float out[kDim / 8][4] = {}, scores[8][4], shrink[2];
   uint32_t weights[kTile / 16][4] = {};
+  int last_tile = 0;
 
   const auto look = [&](unsigned i) {
     phase_wait(block.landed[i % kStages], i / kStages % 2);
@@ -148,7 +149,8 @@ XM_DEVICE void attend(const Prefill& job, const Part& part, PrefillShared<kDim>&
     const uint64_t there = keys_there(job, tile);
     const uint64_t* words = &block.kept[i % kStages][group * kTile + own_row];
     const uint64_t kept[2] = {words[0] & there, words[8] & there};
-    softmax_step(scores, kept, scale, slope, tile * kTile, state, shrink);
+    softmax_step(scores, kept, scale, slope, (tile - last_tile) * kTile, state, shrink);
+    last_tile = tile;
   };
 
   unsigned i = 0;

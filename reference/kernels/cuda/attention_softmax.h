@@ -10,24 +10,28 @@ constexpr int kTile = 64;  // rows that go through keys together, and keys of a 
 
 // Of a row, as far as its tiles were seen. Scores are in units of log 2.
 struct RowState {
-  float top = -INFINITY;
+  float top = -INFINITY;  // biases count from the first key of the tile at hand: so near keys keep their digits at any position
   float sum = 0;  // of this lane's exponentials; the four lanes of a row add theirs up at the end
 };
 
 // Turns scores into exp2(score − top), 0 where the pair is not kept, and says by what everything before has to be multiplied.
-// Element e of scores[n] is of row e / 2 of this lane's two, and key first_key + 8 n + 2 (lane % 4) + e % 2.
-XM_DEVICE void softmax_step(float (&scores)[8][4], const uint64_t (&kept)[2], float scale, float slope, int first_key, RowState (&state)[2],
+// Element e of scores[n] is of row e / 2 of this lane's two, and key 8 n + 2 (lane % 4) + e % 2 of the tile, which starts so many keys after
+// the one before.
+XM_DEVICE void softmax_step(float (&scores)[8][4], const uint64_t (&kept)[2], float scale, float slope, int keys_on, RowState (&state)[2],
                             float (&shrink)[2]) {
   float factor = scale;
   if (slope != 0 || !(scale > 0)) {  // else the largest score is the largest product, and scaling costs nothing when it is subtracted
     factor = 1;
+    const uint32_t first_key = anew(2 * (lane() % 4));  // else the compiler keeps the biases of all tiles in registers
     XM_UNROLL(8)
     for (int n = 0; n < 8; ++n) {
       XM_UNROLL(4)
       for (int e = 0; e < 4; ++e) {
-        scores[n][e] = fused(scores[n][e], scale, slope * static_cast<float>(first_key + 8 * n + 2 * (lane() % 4) + e % 2));
+        scores[n][e] = fused(scores[n][e], scale, slope * static_cast<float>(first_key + 8 * n + e % 2));
       }
     }
+    XM_UNROLL(2)
+    for (int half = 0; half < 2; ++half) state[half].top -= slope * static_cast<float>(keys_on);
   }
   XM_UNROLL(2)
   for (int half = 0; half < 2; ++half) {

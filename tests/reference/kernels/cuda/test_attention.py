@@ -66,6 +66,22 @@ def test_alibi_and_a_scale_enter_the_scores(device, kernel):
     assert_close(out, wanted, 1e-3)
 
 
+@pytest.mark.parametrize("slope", [1.0, -1.0])
+def test_biases_of_many_positions_cost_no_digits_of_any_row(device, kernel, slope):
+    """At position 100 000 a float32 that holds slope times position has no room for a probability's digits; rows keep keys far apart."""
+    tokens, make = 100_000, np.random.default_rng(0)
+    there = np.concatenate([start + np.arange(8) for start in (0, 30_000, 30_100, 65_500, tokens - 8)])
+    keep = np.zeros((2, 70, tokens), bool)
+    keep[:, :, there] = make.random((2, 70, len(there))) < 0.5
+    keep[:, 10:20, 65_000:] = keep[:, 30:40, :65_000] = False
+    q, k, v = (torch.tensor(make.standard_normal((2, n, 64)), dtype=torch.float16) for n in (70, tokens, tokens))
+    slopes = torch.tensor([slope, 0.37 * slope])
+    out = attention.sparse_attention(q.to(device), k.to(device), v.to(device), words_of(keep, device), slopes=slopes.to(device))
+    bias = slopes.double().numpy()[:, None, None] * there
+    wanted = judge(*(x.double().numpy() for x in (q, k[:, there], v[:, there])), keep[:, :, there], bias=bias)
+    assert_close(out, wanted, 1e-3)
+
+
 def test_a_negative_scale_turns_the_order_of_scores(device, kernel):
     q, k, v, keep = problem(2, 1, 2, 65, 129, 64, torch.float16)
     out = attention.sparse_attention(q.to(device), k.to(device), v.to(device), words_of(keep, device), scale=-0.3)
