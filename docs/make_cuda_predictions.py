@@ -7,7 +7,7 @@ measured on a GPU for it. Instruction counts are those of compiled loops (docs/c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -68,7 +68,23 @@ MASK_RANK = Loop("mask_blocks.cu", "keep_blocksILi128ENS0_11PackedSlotsE", 808) 
 ROW_SUMS = Loop("mask_threshold.cu", "note_rowsILi128ELb0E", 247)  # a warp's 32 queries × 64 keys: their sums alone
 ROW_SUMS_HALF = Loop("mask_threshold.cu", "note_rowsILi128ELb0E", 173)  # inside it, twice
 MASK_ABOVE = Loop("mask_threshold.cu", "keep_aboveILi128ELb0E", 1138)  # the same keys, compared to the row's threshold
+SALO_SCORES = Loop("mask_salo.cu", "keep_tilesILi128E", 124)  # a warp's 16 queries × 16 keys
+SALO_ROWS = Loop("mask_salo.cu", "keep_tilesILi128E", 53)  # 32 rows of a tile of 64 × 64, 16 scores of each: their sums in float64
+SALO_COLUMNS = Loop("mask_salo.cu", "keep_tilesILi128E", 54)  # likewise, of columns
+SALO_DIAGONALS = Loop("mask_salo.cu", "keep_tilesILi128E", 95)  # likewise, of diagonals
+SALO_WINDOWS = Loop("mask_salo.cu", "keep_tilesILi128E", 6)  # a diagonal's sum is added to those of 32 windows
+SALO_LINES = Loop("mask_salo.cu", "keep_tilesILi128E", 39)  # four diagonals of the window are kept by 32 rows
+SALO_PICKS = Loop("mask_salo.cu", "keep_tilesILi128E", 59)  # a pick of each of 32 rows
+SALO_PICKS_FOUR = Loop("mask_salo.cu", "keep_tilesILi128E", 21)  # inside it: four scores are compared
 LOOPS = (
+    SALO_SCORES,
+    SALO_ROWS,
+    SALO_COLUMNS,
+    SALO_DIAGONALS,
+    SALO_WINDOWS,
+    SALO_LINES,
+    SALO_PICKS,
+    SALO_PICKS_FOUR,
     ROW_SUMS,
     ROW_SUMS_HALF,
     MASK_ABOVE,
@@ -111,7 +127,13 @@ SPDP_PIECE = 16  # rows: a block has a whole number of pieces
 MASK_SUMS_SKIPPED, MASK_LIVE_SKIPPED, MASK_RANK_SKIPPED = 119, 412, 123
 ROW_SUMS_SKIPPED, MASK_ABOVE_SKIPPED = 51, 532  # likewise: the copy, a sum; the copy, bits of keys that are not seen
 MASK_AROUND = 5  # of a warp's tile: zeros in its words, and a look at which tiles are live
-# Of those instructions the integer ones, comparisons and choices among them, of which half as many are issued a clock (counted in a
+# Of a tile of SALO's rule beside those loops, for all four warps (counted between the loops, without the copy of a last tile, keys that
+# are not seen, and what is left where numbers are no multiples): each warp's 117, sums of rows and columns, the lines and the window that
+# are chosen, and what two warps keep.
+SALO_AROUND = 4 * 117 + 2 * (39 + 35) + (178 + 216 + 155) + 2 * 181
+SALO_WINDOW, SALO_PICKED = 8, 3  # of the shipped method, which keeps one line each way
+DOUBLE_CONVERSIONS_A_CLOCK = 16  # of a multiprocessor (not verified)
+# Of the instructions of X:M the integer ones, comparisons and choices among them, of which half as many are issued a clock (counted in a
 # disassembly): for the sums and classes of a warp's tile, for a live tile, for 32 ranks.
 MASK_INTEGER_SUMS, MASK_INTEGER_LIVE, MASK_INTEGER_RANK = 43 + 25 + 2, 95, 573
 INTEGER_ISSUES_A_CLOCK = 2  # warp instructions, of a multiprocessor
@@ -252,6 +274,17 @@ def decode_predictions(tokens: int, sequences: int = 1) -> Iterator[Prediction]:
     yield Prediction("X:M decode with prediction", shape, gathered, *sparse, 1, extra, dense, goal, wanted)
 
 
+def listing_seconds(tokens: int, masks: int = HEADS) -> float:
+    """All words of the masks are read once, those above the diagonal too, as a list is made whatever the mask is."""
+    return streamed(masks * tokens**2 / 8)
+
+
+def listing_prediction(tokens: int) -> Prediction:
+    """Lists of the tiles that are live, a mask a head. Where calls share a mask they are made once and given."""
+    dense = 2 * tokens**2 * DIM * HEADS / DENSE_ATTENTION_FLOP_A_SECOND
+    return Prediction("lists of live tiles", f"{tokens} tokens", listing_seconds(tokens), 0, 0, 1, 0, dense, "no goal", None)
+
+
 def prefill_predictions(tokens: int, live: float) -> Iterator[Prediction]:
     """A Llama-3-8B layer, causal; a share of the tiles at or below the diagonal is live, each independently of its neighbours."""
     tiles = live * HEADS * (tokens / TILE) ** 2 / 2
@@ -267,7 +300,9 @@ def prefill_predictions(tokens: int, live: float) -> Iterator[Prediction]:
             tile_flop / flop_a_clock,
         )
         issue, other = issued(4 * (loop - PREFILL_BIAS) * tiles), clocks * tiles / (MULTIPROCESSORS * CLOCK_HZ)
-        return Prediction(f"prefill, {kernel}, {live:.0%} live", f"{tokens} tokens", 0, issue, other, 2, 0, dense, goal, wanted)
+        return Prediction(
+            f"prefill, {kernel}, {live:.0%} live, lists given", f"{tokens} tokens", 0, issue, other, 1, 0, dense, goal, wanted
+        )
 
     loop = PREFILL.instructions + 2 * PREFILL_COPY.instructions
     yield row("mma.sync", loop, 4 * 64 * 512, 1, TENSOR_FLOP_A_CLOCK, "for sm_80", None)  # each warp reads all keys and values
@@ -275,7 +310,17 @@ def prefill_predictions(tokens: int, live: float) -> Iterator[Prediction]:
     read = 3 * TILE * DIM * 2  # queries, keys and values
     goal = "≥ 400 TFLOP/s on live tiles"
     loop = HOPPER.instructions + fetched * HOPPER_FETCH.instructions
-    yield row("wgmma", loop, read, fetched, WGMMA_FLOP_A_CLOCK, goal, 4e14 / DENSE_ATTENTION_FLOP_A_SECOND / live)
+    given = row("wgmma", loop, read, fetched, WGMMA_FLOP_A_CLOCK, goal, 4e14 / DENSE_ATTENTION_FLOP_A_SECOND / live)
+    yield given
+    lists = listing_prediction(tokens).seconds
+    yield replace(given, kernel=f"prefill, wgmma, {live:.0%} live, lists made", extra=lists)
+
+
+def prefill_rates(live: float) -> tuple[float, float]:
+    """TFLOP/s on live tiles of the wgmma kernel with lists given, and with the time that making them takes."""
+    flop = live * 2 * 32768**2 * DIM * HEADS
+    given, made = (flop / row.seconds / 1e12 for row in prefill_predictions(32768, live) if "wgmma" in row.kernel)
+    return given, made
 
 
 def prefill_in_step() -> tuple[float, float]:
@@ -293,6 +338,15 @@ def mask_slots(warp_live: float, row_live: float, *, by_share: bool = True) -> f
     live = MASK_LIVE.instructions - MASK_RANK.instructions - MASK_LIVE_SKIPPED
     rank = MASK_RANK.instructions - MASK_RANK_SKIPPED
     return sums + MASK_CLASSES.instructions / 8 + MASK_AROUND + warp_live * live + row_live * rank
+
+
+def salo_slots() -> float:
+    """Warp instructions for 64 queries × 64 keys by SALO's rule."""
+    scores = 4 * 4 * SALO_SCORES.instructions
+    sums = 2 * 4 * (SALO_ROWS.instructions + SALO_COLUMNS.instructions) + 4 * 4 * SALO_DIAGONALS.instructions
+    windows = 4 * SALO_WINDOW * SALO_WINDOWS.instructions + 2 * SALO_WINDOW / 4 * SALO_LINES.instructions
+    pick = SALO_PICKS.instructions + (TILE / 4 - 1) * SALO_PICKS_FOUR.instructions
+    return scores + sums + windows + 2 * SALO_PICKED * pick + SALO_AROUND
 
 
 def mask_predictions(tokens: int) -> Iterator[Prediction]:
@@ -323,6 +377,10 @@ def mask_predictions(tokens: int) -> Iterator[Prediction]:
     products = 2 * 32 * TILE * DIM / INT8_PRODUCTS_A_CLOCK * tiles / (MULTIPROCESSORS * CLOCK_HZ)
     issue = issued(tiles * (sums + above))
     yield Prediction("Sanger's mask", f"{tokens} tokens", streamed(32 * 8 * tiles), issue, products, 2, 0, dense, "no goal", None)
+    tiles /= 2  # of 64 queries
+    conversions = 4 * 2 * 32 * TILE / DOUBLE_CONVERSIONS_A_CLOCK * tiles / (MULTIPROCESSORS * CLOCK_HZ)  # two sums of each warp
+    issue = issued(tiles * salo_slots())
+    yield Prediction("SALO's mask", f"{tokens} tokens", streamed(TILE * 8 * tiles), issue, conversions, 1, 0, dense, "no goal", None)
 
 
 def predictions() -> Iterator[Prediction]:
@@ -332,6 +390,7 @@ def predictions() -> Iterator[Prediction]:
     for tokens in (32768, 131072):
         yield from decode_predictions(tokens)
     yield from decode_predictions(16384, sequences=8)
+    yield listing_prediction(32768)
     for live in (0.2, 1.0):
         yield from prefill_predictions(32768, live)
     yield from mask_predictions(32768)

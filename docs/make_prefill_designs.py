@@ -95,14 +95,14 @@ def counted(method: MethodMasks, group_rows: tuple[int, ...], tile_rows: tuple[i
 
 
 def lists_seconds(shares: Shares) -> float:
-    """All words of a mask are read once to find what is live."""
-    return gpu.streamed(shares.masks * TOKENS**2 / 8)
+    """To find what is live in the masks."""
+    return gpu.listing_seconds(TOKENS, shares.masks)
 
 
 def tiles_seconds(shares: Shares) -> float:
     """Live tiles whole: the kernel that skips the others, and its lists."""
-    (row,) = (row for row in gpu.prefill_predictions(TOKENS, shares.live) if "wgmma" in row.kernel)
-    return row.seconds + lists_seconds(shares)
+    (row,) = (row for row in gpu.prefill_predictions(TOKENS, shares.live) if "wgmma" in row.kernel and "given" in row.kernel)
+    return row.seconds + lists_seconds(shares) + gpu.LAUNCH_SECONDS
 
 
 def unions_seconds(shares: Shares, flop_a_clock: float = gpu.WGMMA_FLOP_A_CLOCK) -> float:

@@ -65,6 +65,25 @@ def test_the_page_says_what_prefill_gives_without_drift(predictions):
     assert f"{in_step:.0f} TFLOP/s if they stay in step, {apart:.0f} if nothing overlapped at all" in page
 
 
+def test_the_page_says_what_lists_of_live_tiles_cost(predictions):
+    page = " ".join((ROOT / "docs" / "kernels" / "cuda.md").read_text(encoding="utf-8").split())
+    given, made = predictions.prefill_rates(0.2)
+    assert f"{1e3 * predictions.listing_seconds(32768):.1f} ms beside" in page
+    assert f"{made:.0f} TFLOP/s with them, {given:.0f} with lists that are given" in page
+
+
+def test_the_page_of_masks_says_what_salo_s_costs(predictions):
+    page = (ROOT / "docs" / "kernels" / "cuda_masks.md").read_text(encoding="utf-8")
+    (row,) = (row for row in predictions.mask_predictions(32768) if row.kernel == "SALO's mask")
+    every_slot = predictions.ISSUE_SHARE * row.issue
+
+    def cell(seconds: float) -> str:
+        return f"{1e3 * seconds:.1f} ms, {100 * seconds / row.baseline:.0f} %"
+
+    assert f"| SALO | {predictions.salo_slots() * 32 / 64**2:.1f} |" in page
+    assert f"| SALO | {cell(every_slot)} | {cell(row.seconds)} |" in page
+
+
 def test_a_backward_branch_is_read_from_its_instruction():
     import struct
 

@@ -121,19 +121,26 @@ struct Neighbours {
   }
 };
 
-// A warp, or a warpgroup, runs as far as it gets without other threads: what relies on others without waiting for them shows.
-void run_warp(const Neighbours& warp) {
+// A warp, or a warpgroup, runs as far as it gets without other threads: what relies on others without waiting for them shows. If a lane lets
+// others go first, its warp stands as it is until they have, and its warpgroup is left at once: true.
+bool run_warp(const Neighbours& warp) {
   do {
     for (size_t i = 0; i < warp.count; ++i) {
+      if (warp.at(i).wait == Wait::way) return false;
       if (warp.at(i).wait == Wait::none) run_thread(warp.block, warp.at(i));
+      if (warp.at(i).wait == Wait::way) return true;
     }
   } while (warp.release(Wait::warp));
+  return false;
 }
 
-void run_group(const Neighbours& group) {
+bool run_group(const Neighbours& group) {
   do {
-    for (size_t i = 0; i * kLanes < group.count; ++i) run_warp(group.part(i, kLanes));
+    for (size_t i = 0; i * kLanes < group.count; ++i) {
+      if (run_warp(group.part(i, kLanes))) return true;
+    }
   } while ((group.count == kGroupThreads && group.release(Wait::group)) || group.release_reached());
+  return false;
 }
 
 // Lets those go on who have let others go first.
@@ -188,9 +195,11 @@ bool run_block(Block& block) {
   std::fill(block.shared.begin(), block.shared.end(), kPoison);
   block.shared_of_products = block.shared;
   const Neighbours all = {block, 0, block.threads.size()};
+  bool left;
   do {
-    for (size_t i = 0; i * kGroupThreads < all.count; ++i) run_group(all.part(i, kGroupThreads));
-  } while (all.release_reached() || release_given_way(block) || release_block(block) || end_kernel_before(block));
+    left = false;
+    for (size_t i = 0; i * kGroupThreads < all.count; ++i) left |= run_group(all.part(i, kGroupThreads));
+  } while (left || all.release_reached() || release_given_way(block) || release_block(block) || end_kernel_before(block));
   for (const Thread& thread : block.threads) {
     if (thread.wait != Wait::ended || !thread.waited) return false;
   }
@@ -230,7 +239,11 @@ unsigned char* shared_memory() { return current->shared.data(); }
 void wait_for_block() { wait(Wait::block); }
 void wait_for_warp() { wait(Wait::warp); }
 void wait_for_group() { wait(Wait::group); }
-void give_way() { wait(Wait::way); }
+void give_way() {
+  const auto& threads = current->threads;
+  const auto goes_on = [](const Thread& thread) { return thread.wait == Wait::reached && (*thread.reached)(); };
+  if (!last_thread_first || std::any_of(threads.begin(), threads.end(), goes_on)) wait(Wait::way);
+}
 
 void wait_until(const std::function<bool()>& reached) {
   if (reached()) return;  // threads run ahead of others as far as they can
@@ -350,7 +363,8 @@ int run(dim3 blocks, int threads, size_t bytes_shared, const std::function<void(
 
 }  // namespace xmsim::emulator
 
-// Threads run in the order of their numbers, or against it: what is right does not depend on it.
+// Threads run in the order of their numbers, or against it: what is right does not depend on it. Who arrives at a barrier of phases is
+// overtaken by all others in the first order, only by those who waited for that in the second, and so runs ahead where nobody has to wait.
 XM_API void xm_emulate_last_thread_first(int reversed) { xmsim::emulator::last_thread_first = reversed != 0; }
 
 // What the kernel before an early launch writes at its very end: `bytes` from `from` to `to`, where NaN is before; none: 0 bytes.

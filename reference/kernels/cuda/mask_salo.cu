@@ -79,7 +79,7 @@ XM_DEVICE void add_up(SaloShared<kDim>& block, const TileRows& tile) {
     double sum = 0;
     for (int row = 0; row < tile.rows; ++row) {
       const int on_it = own - (kSide - 1 - tile.first - row);
-      if (on_it >= 0 && on_it < tile.columns) sum += scores[row * kGapAfterRow + on_it];
+      if (static_cast<unsigned>(on_it) < static_cast<unsigned>(tile.columns)) sum += scores[row * kGapAfterRow + on_it];
     }
     block.diagonals[own] = sum;
   }
@@ -97,23 +97,34 @@ XM_DEVICE void add_up_windows(SaloShared<kDim>& block, const TileRows& tile, con
   block.windows[own] = own < lower_left || own > last ? kNever : allowed_sum(sum);
 }
 
-// The picks of a row: its largest scores, those kept already counting as 0; the first of equals.
-XM_DEVICE uint64_t with_picks(const float* scores, int columns, uint64_t keep, int picks) {
-  uint64_t taken = 0;
+// Which keys of a tile a row sees.
+XM_DEVICE uint64_t seen_bits(int64_t tile, const KeyRange& allowed) {
+  const int64_t first = allowed.first - tile * kSide, end = allowed.end - tile * kSide;
+  const uint64_t before_end = end >= kSide ? ~0ull : end > 0 ? (1ull << end) - 1 : 0;
+  return first >= kSide ? 0 : first > 0 ? before_end & ~0ull << first : before_end;
+}
+
+// The picks of a row: its largest scores, those kept already counting as 0; the first of equals. Scores are overwritten.
+XM_DEVICE uint64_t with_picks(float* scores, int columns, uint64_t keep, int picks) {
+  XM_UNROLL(64)
+  for (int column = 0; column < kSide; ++column)
+    if (keep >> column & 1) scores[column] = 0;
   for (; picks > 0; --picks) {
     float best = -kInfinity;
     int number = -1;
+    XM_UNROLL(4)
     for (int column = 0; column < columns; ++column) {
-      const float value = taken >> column & 1 ? -kInfinity : keep >> column & 1 ? 0.0f : scores[column];
+      const float value = scores[column];
       if (value > best) {
         best = value;
         number = column;
       }
     }
     if (number < 0) break;  // none of the others is allowed
-    taken |= 1ull << number;
+    keep |= 1ull << number;
+    scores[number] = -kInfinity;
   }
-  return keep | taken;
+  return keep;
 }
 
 template <int kDim>
@@ -162,9 +173,7 @@ XM_RESIDENT_KERNEL(kMaskThreads, kDim == 256 ? 2 : 4) void keep_tiles(CodeScores
         const int column = block.start + i * static_cast<int>(rule.dilation) - (kSide - 1 - first_row - own);
         if (column >= 0 && column < tile.columns) keep |= 1ull << column;
       }
-      for (int column = 0; column < kSide; ++column)
-        if (!(scores[column] > -kInfinity)) keep &= ~(1ull << column);
-      keep = with_picks(scores, tile.columns, keep, static_cast<int>(rule.picks));
+      keep = with_picks(scores, tile.columns, keep & seen_bits(number, allowed), static_cast<int>(rule.picks));
       words[number] = keep;
       kept += popcount(keep);
     }

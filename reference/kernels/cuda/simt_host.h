@@ -38,7 +38,7 @@ unsigned char* shared_memory();    // of its block
 void wait_for_block();             // until every thread of the block that still runs waits here
 void wait_for_warp();              // until every lane of the warp waits here; stops the launch if one never can
 void wait_until(const std::function<bool()>& reached);  // what other threads of the block do
-void give_way();                   // until the others got as far as they can
+void give_way();                   // until the others got as far as they can; with the last thread first, if one of them waited for this one
 unsigned char* lane_slot(int lane);  // 64 bytes of a lane, which the others of its warp see after wait_for_warp
 void copy_later(void* to, const void* from, size_t bytes);  // of this thread, into its open group; no source: zeros
 void close_copies();
@@ -140,7 +140,8 @@ XM_DEVICE void phase_arrive(PhaseBarrier& barrier) {
 }
 
 XM_DEVICE void phase_wait(PhaseBarrier& barrier, int phase) {
-  emulator::wait_until([&] { return barrier.phase == 1 - phase; });
+  const bool there = barrier.arrivals > 0;  // it is poison before phase_init: then the wait is in vain
+  emulator::wait_until([&] { return there && barrier.phase == 1 - phase; });
 }
 
 XM_DEVICE int popcount(uint32_t word) { return __builtin_popcount(word); }

@@ -181,6 +181,43 @@ XM_KERNEL(64) void phases(int* out, int arrivals) {
 #endif
 }
 
+// A warpgroup hands numbers to another by way of two buffers, three times each. Forgotten: 1 to wait until a buffer is free, 2 to give it back
+// only when it was read, 3 that four warps give it back, 4 that four warps fill it, 5 to wait for its barriers, 6 for all lanes of a warp.
+XM_KERNEL(2 * kGroupThreads) void ring(int* out, int forgotten) {
+#ifdef XM_HOPPER
+  struct Box {
+    PhaseBarrier landed[2], left[2];
+    int numbers[2][kGroupThreads];
+  };
+  Box& box = shared<Box>();
+  if (threadIdx.x == 0) {
+    for (int buffer = 0; buffer < 2; ++buffer) {
+      phase_init(box.landed[buffer], forgotten == 4 ? 3 : 4);
+      phase_init(box.left[buffer], forgotten == 3 ? 3 : 4);
+    }
+  }
+  if (forgotten != 5) block_sync();
+  const int own = threadIdx.x % kGroupThreads;
+  const auto arrive = [&](PhaseBarrier& barrier) {
+    if (forgotten != 6) warp_sync();
+    if (lane() == 0) phase_arrive(barrier);
+  };
+  for (int i = 0; i < 6; ++i) {
+    const int buffer = i % 2, phase = i / 2 % 2;
+    if (threadIdx.x >= kGroupThreads) {
+      if (forgotten != 1) phase_wait(box.left[buffer], 1 - phase);
+      box.numbers[buffer][own] = i;
+      arrive(box.landed[buffer]);
+    } else {
+      phase_wait(box.landed[buffer], phase);
+      if (forgotten == 2) arrive(box.left[buffer]);
+      out[kGroupThreads * i + own] = box.numbers[buffer][kGroupThreads - 1 - own];
+      if (forgotten != 2) arrive(box.left[buffer]);
+    }
+  }
+#endif
+}
+
 // Reads what the kernel before writes, if it waits at all before it does or after.
 XM_KERNEL(64) void read_early(const int* written, int* out, int waits, int impatient) {
   let_next_start();
@@ -229,6 +266,9 @@ XM_API int probe_group_product(const uint16_t* a, const uint16_t* b, float* out,
   return launch(kernel, {1, 1, 1}, kGroupThreads, sizeof(Operands) + kTileAlignment, nullptr, a, b, out, forgotten);
 }
 XM_API int probe_phases(int* out, int arrivals) { return launch(phases, {1, 1, 1}, 64, 64, nullptr, out, arrivals); }
+XM_API int probe_ring(int* out, int forgotten) {
+  return launch(ring, {1, 1, 1}, 2 * kGroupThreads, 2 * sizeof(int) * kGroupThreads + 64, nullptr, out, forgotten);
+}
 XM_API int probe_early(const int* written, int* out, int waits, int impatient) {
   return launch_early(read_early, {1, 1, 1}, 64, 0, nullptr, written, out, waits, impatient);
 }

@@ -201,6 +201,28 @@ def test_a_barrier_of_phases_stops_what_waits_in_vain(emulated):
     assert emulated.xm_emulated_reason() == b"threads waited in vain: 64 (the first is 0) for a phase of a barrier to end"
 
 
+def ring_is_right(probe, forgotten):
+    out = np.full((6, 128), -1, np.int32)
+    return probe.probe_ring(out, forgotten) == 0 and (out == np.arange(6)[:, None]).all()
+
+
+def test_buffers_are_handed_round_by_barriers_of_phases(hopper_probe):
+    assert ring_is_right(hopper_probe, 0)
+
+
+FORGOTTEN = ["wait_until_it_is_free", "read_before_it_is_given_back", "a_warp_that_reads", "a_warp_that_writes", "barriers", "lanes"]
+
+
+@pytest.mark.parametrize("forgotten", range(len(FORGOTTEN) + 1), ids=["nothing", *FORGOTTEN])
+def test_a_forgotten_step_of_handing_buffers_round_shows_in_one_of_the_orders(emulated, forgotten):
+    right = []
+    for order in (0, 1):
+        emulated.xm_emulate_last_thread_first(order)
+        right.append(ring_is_right(emulated, forgotten))
+    emulated.xm_emulate_last_thread_first(0)
+    assert all(right) == (not forgotten)
+
+
 @pytest.mark.parametrize(("waits", "impatient", "status", "seen"), [(1, 0, 0, 7), (1, 1, 0, -1), (0, 0, 1, -1)])
 def test_what_the_kernel_before_writes_is_there_once_it_was_waited_for(emulated, waits, impatient, status, seen):
     written, content, out = np.zeros(1, np.int32), np.array([7], np.int32), np.zeros(64, np.int32)

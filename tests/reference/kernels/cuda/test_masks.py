@@ -145,6 +145,25 @@ def test_every_bit_of_a_list_that_heads_share_is_the_reference_s(shape: str, by_
         assert mask.judged_rows <= 0.05 * mask.kept.size
 
 
+INF = float("inf")
+EXTREME_THRESHOLDS = [(0.0, INF), (INF, INF), (1e300, INF), (0.0, 0.0), (1e-300, 1e-300), (1e-40, 1e-31)]
+
+
+@pytest.mark.parametrize("by_largest", [False, True], ids=["sum", "max"])
+@pytest.mark.parametrize("scale", [1.0, 1e33])
+@pytest.mark.parametrize(("low", "high"), EXTREME_THRESHOLDS)
+def test_extreme_thresholds_and_factors_change_no_bit_of_a_shared_list(
+    low: float, high: float, scale: float, by_largest: bool, device: str
+):
+    source = replace(shared_source("four heads"), scale=scale)
+    parameters = XM | {"threshold_low": low, "threshold_high": high}
+    mask = xm_shared_mask(source, by_largest=by_largest, device="cuda", **parameters)
+    assert mask is not None
+    np.testing.assert_array_equal(mask.keep(), shared_reference(source, by_largest, parameters))
+    if low >= 1e300:  # nothing is kept, which nothing can put in doubt
+        assert mask.judged_rows == 0 and not mask.kept.any()
+
+
 def test_heads_that_share_a_list_where_no_kernel_serves_them_are_left_to_the_reference(device: str):
     source = shared_source("two heads")
     slopes = np.ones(4, np.float32)
