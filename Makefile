@@ -25,13 +25,13 @@ bench: $(VENV)/dev.installed
 	$(VENV)/bin/python benchmarks/llama_prefill.py --out $(BENCH)/llama_prefill.json
 	$(VENV)/bin/python benchmarks/compare_records.py $(BENCH)/timings.json $(BENCH)/llama_prefill.json
 
-# needs cmake and a C++ compiler; torch.compile runs a compiler of its own, which the preloaded runtimes break
+# needs cmake and a C++ compiler; the preloaded runtimes break nvcc and the compiler of torch.compile, and say more of a crash than a test of one expects
 sanitize: $(VENV)/dev.installed
 	cmake -S . -B build/sanitize -DXMSIM_SANITIZE=ON
 	cmake --build build/sanitize
 	XMSIM_CPU_LIBRARY=build/sanitize/libxmsim_cpu.so ASAN_OPTIONS=detect_leaks=0 CXXFLAGS=-fsanitize=address \
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
-	$(VENV)/bin/pytest tests/reference/kernels -n $(JOBS) -k "not compile"
+	$(VENV)/bin/pytest tests/reference/kernels -n $(JOBS) -k "not compile and not fails_hangs and not (test_build and early)"
 
 check: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .

@@ -33,14 +33,14 @@ def sparse_attention(
     Sums are made in float32, or with bfloat16 of products of bfloat16 numbers. The result does not depend on the number of threads.
 
     Args:
-        q: float32 or bfloat16 (in NumPy its bits, as uint16) [heads, queries, d]; array or tensor on the CPU, finite.
+        q: float32 or bfloat16 (in NumPy its bits, as uint16) [heads, queries, d]; array or tensor on the CPU.
         k, v: of q's type, [kv_heads, keys, d]; heads is a multiple of kv_heads, and neighbours share one.
         words: uint64 (a tensor may be int64) [mask_heads, queries, ceil(keys / 64)]: bit j % 64 of word j // 64 says whether key j is
             kept. mask_heads is heads, or kv_heads for one mask for all that share a KV head, or any number between that divides.
         scale: factor of q·k; None means d**-0.5.
         slopes: float32 [heads], ALiBi: slope × key position is added to the scaled score.
         threads: None means as many as torch uses.
-    Returns: like q; a row that keeps nothing gives zeros.
+    Returns: like q; a row that keeps nothing gives zeros, one with a score that is NaN or +infinity gives NaN.
     Raises: ValueError naming the argument.
     """
     operands = Operands.of(q, k, v)
@@ -283,4 +283,5 @@ def _reference(operands: Operands, words: np.ndarray | None, scale: float, slope
     keep = causal_keep(queries, keys) if words is None else unpacked(words, keys).repeat(heads // len(words), axis=0)
     bias = None if slopes is None else slopes[:, None, None] * np.arange(keys, dtype=np.float32)
     q, k, v = (as_float32(x) for x in (operands.q, operands.k, operands.v))
-    return attention(q, k, v, keep, scale=scale, bias=bias)
+    with np.errstate(invalid="ignore"):  # a score that is no number shows in its row
+        return attention(q, k, v, keep, scale=scale, bias=bias)

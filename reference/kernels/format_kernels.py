@@ -66,9 +66,10 @@ def sparse_vector_linear(x: Any, w: ColumnBitmap, b: Any = None, *, threshold: f
     y = np.empty((*vectors.shape[:-1], w.shape[0]), vectors.dtype)
     parts = (address(part) for part in (w.bitmap, w.values, w.group_offsets, w.column_offsets))
     bias_address = 0 if bias is None else address(bias)
-    calls = address(vectors), ELEMENT_CODES[name], vectors.size // w.shape[1], threshold, bias_address, address(y), default_threads()
-    if not native(ELEMENT_CODES[w.element], *parts, *w.shape, *calls):
-        raise MemoryError(f"x: no memory to list the inputs of {vectors.size // w.shape[1]} vectors; pass fewer at a time")
+    count = vectors.size // w.shape[1]
+    calls = address(vectors), ELEMENT_CODES[name], count, threshold, bias_address, address(y), default_threads()
+    if count and not native(ELEMENT_CODES[w.element], *parts, *w.shape, *calls):
+        raise MemoryError(f"x: no memory to list the inputs of {count} vectors; pass fewer at a time")
     return _like(x, y)
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from ctypes import c_double, c_int, c_int64, c_void_p
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ class KeyCodes:
         self.bits, self.k_max, self.tokens = bits, k_max, 0
         self.code_bits = 4 if bits <= 4 else 8
         self.codes = huge_empty((kv_heads, _blocks(tokens), channels * self.code_bits // 32, WORD_KEYS, 4), np.uint8)
-        self._room: dict[str, np.ndarray] = {}
+        self._room: dict[tuple[int, str], np.ndarray] = {}
 
     def append(self, keys: np.ndarray) -> None:
         """Add float32 keys [kv_heads, tokens, channels]."""
@@ -174,10 +175,14 @@ class KeyCodes:
         self.tokens = last
 
     def room(self, name: str, size: int) -> np.ndarray:
-        """float32 [size] for what a prediction makes on its way; the same memory each time, since fresh pages would cost more than it."""
-        if name not in self._room or len(self._room[name]) < size:
-            self._room[name] = huge_empty((size,), np.float32)
-        return self._room[name]
+        """float32 [size] for what a prediction makes on its way; the same memory each time, since fresh pages would cost more than it.
+
+        Each thread has its own: kernels do not hold Python's lock, so that two may predict on one cache at once.
+        """
+        own = threading.get_ident(), name
+        if own not in self._room or len(self._room[own]) < size:
+            self._room[own] = huge_empty((size,), np.float32)
+        return self._room[own]
 
 
 def steps_per_unit(magnitude: np.float32, bits: int) -> np.float32:

@@ -18,6 +18,7 @@ Packed = DenseTiles | SparseBitmap
 Form = Literal["tiles", "bitmap", "tcabme", "spdp", "2:4"]  # in the order of linear_format.h
 FORM_CODES: dict[str, int] = {form: code for code, form in enumerate(get_args(Form))}
 
+_INPUTS = ("float32", "bfloat16", "float16")
 _ARGUMENTS = (c_int, c_int, *[c_void_p] * 6, c_int64, c_int64, c_void_p, c_int, c_int64, c_void_p, c_void_p, c_int)
 
 
@@ -112,15 +113,12 @@ def check_inputs(
         sizes: (out_features, in_features) of the weights.
         weights: their element type.
     """
-    if x_type not in ("float32", "bfloat16", "float16") or weights not in (x_type, "int8"):
+    if x_type not in _INPUTS or weights not in (x_type, "int8"):
         wanted = "float32, bfloat16 or float16" if weights == "int8" else weights
-        raise TypeError(
-            f"x: {x_type} does not fit {weights} weights, which take {wanted}; convert x, or pack the weights with dtype={x_type!r}"
-        )
+        or_pack = f", or pack the weights with dtype={x_type!r}" if x_type in _INPUTS else ""
+        raise TypeError(f"x: {x_type} does not fit {weights} weights, which take {wanted}; convert x{or_pack}")
     if not x_shape or x_shape[-1] != sizes[1]:
         raise ValueError(f"x: shape {tuple(x_shape)} does not end with the weights' {sizes[1]} in_features")
-    if 0 in x_shape:
-        raise ValueError(f"x: shape {tuple(x_shape)} holds no token; leave the call out")
     if bias is not None and bias != ((sizes[0],), x_type):
         raise ValueError(f"b: {bias[1]} {tuple(bias[0])} where {x_type} ({sizes[0]},) belongs, the weights' out_features in x's type")
 
@@ -158,7 +156,7 @@ def run_packed(
     y = np.empty((*x.shape[:-1], weights.out_features), x.dtype)
     tokens = x.size // weights.in_features
     bias_address = 0 if b is None else address(b)
-    if not native(*weights, address(x), ELEMENT_CODES[_element_of(x)], tokens, bias_address, address(y), default_threads()):
+    if tokens and not native(*weights, address(x), ELEMENT_CODES[_element_of(x)], tokens, bias_address, address(y), default_threads()):
         raise MemoryError(f"x: no memory to lay out {tokens} tokens; pass fewer at a time")
     return y
 

@@ -140,7 +140,7 @@ def run_tensors(x: torch.Tensor, weights: Addresses, bias: torch.Tensor | None, 
     tokens = x.numel() // in_features
     bias_address = 0 if b is None else b.data_ptr()
     x_code = ELEMENT_CODES[x_type]
-    if not native(*weights, x.data_ptr(), x_code, tokens, bias_address, y.data_ptr(), default_threads()):
+    if tokens and not native(*weights, x.data_ptr(), x_code, tokens, bias_address, y.data_ptr(), default_threads()):
         raise MemoryError(f"x: no memory to lay out {tokens} tokens; pass fewer at a time")
     return y
 

@@ -78,6 +78,9 @@ class ScoreSource:
                 raise ValueError(f"{name}: float32 is needed, got {operand.dtype}")
         if self.slopes is not None and np.shape(self.slopes) != (len(self.q),):
             raise ValueError(f"slopes: shape {list(np.shape(self.slopes))} is not one for each of {len(self.q)} heads")
+        for name, factors in (("scale", self.scale), ("slopes", self.slopes)):
+            if factors is not None and not np.isfinite(factors).all():
+                raise ValueError(f"{name}: NaN or infinity; it must be finite")
         if self.window is not None and not (self.causal and self.window > 0):
             raise ValueError(f"window: {self.window} must be a positive number of keys, of a causal query")
         if self.first_position < 0:

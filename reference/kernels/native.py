@@ -21,6 +21,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from xmsim.configs.errors import XmsimError
+
 LIBRARY = "libxmsim_cpu.so"
 LIBRARY_VARIABLE = "XMSIM_CPU_LIBRARY"  # another build of it, e.g. one with sanitizers, or "none"
 
@@ -30,9 +32,17 @@ _HUGE_PAGE_BYTES = 1 << 21
 _LINE_BYTES = 64
 
 
+class CpuError(XmsimError, RuntimeError):
+    """Compiled CPU kernels that cannot be used."""
+
+
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where they were not built."""
+    """The compiled kernels; None where they were not built.
+
+    Raises:
+        CpuError: there is a file that cannot be loaded here.
+    """
     path = library_path(LIBRARY, LIBRARY_VARIABLE)
     if path is None:
         warnings.warn(
@@ -41,7 +51,12 @@ def library() -> ctypes.CDLL | None:
             stacklevel=2,
         )
         return None
-    return ctypes.CDLL(str(path))
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise CpuError(
+            f"the compiled CPU kernels cannot be loaded ({error}); correct {LIBRARY_VARIABLE}, or install xmsim again"
+        ) from error
 
 
 @cache
@@ -51,13 +66,13 @@ def kernel(name: str, returns: Any, *arguments: Any) -> Callable[..., Any] | Non
     Nothing is checked on the other side: whoever calls has looked at shapes, types, contiguity and sizes before.
 
     Raises:
-        RuntimeError: the compiled kernels are older than this code.
+        CpuError: the compiled kernels cannot be loaded, or are older than this code.
     """
     loaded = library()
     if loaded is None:
         return None
     if not hasattr(loaded, name):
-        raise RuntimeError(f"the compiled CPU kernels have no {name}: they are older than xmsim's Python code; install xmsim again")
+        raise CpuError(f"the compiled CPU kernels have no {name}: they are older than xmsim's Python code; install xmsim again")
     function: Callable[..., Any] = getattr(loaded, name)
     function.restype, function.argtypes = returns, arguments  # type: ignore[attr-defined]
     return function
@@ -80,16 +95,17 @@ def offered_isa() -> Isa | None:
 
 @contextmanager
 def limited_isa(most: Isa) -> Iterator[None]:
-    """Use no instruction set above `most`, so that every path can be tested and timed."""
-    limit = kernel("xm_limit_isa", None, c_int)
-    if limit is None:
+    """Use no instruction set above `most`, nor above that of a limit around this one, so that every path can be tested and timed."""
+    limit, used = kernel("xm_limit_isa", None, c_int), kernel("xm_isa", c_int)
+    if limit is None or used is None:
         yield
         return
-    limit(get_args(Isa).index(most))
+    before = used()
+    limit(min(before, get_args(Isa).index(most)))
     try:
         yield
     finally:
-        limit(get_args(Isa).index("amx"))
+        limit(before)
 
 
 def default_threads() -> int:
@@ -133,6 +149,8 @@ def _share_torch_threads() -> None:
     openmp = _loaded_openmp()
     if use_team is not None and openmp is not None:
         use_team(ctypes.cast(openmp.GOMP_parallel, c_void_p))
+        if hasattr(os, "register_at_fork"):  # a child has none of torch's threads, and would wait for them for ever
+            os.register_at_fork(after_in_child=lambda: use_team(None))
 
 
 def _loaded_openmp() -> ctypes.CDLL | None:

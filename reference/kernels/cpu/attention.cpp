@@ -41,7 +41,7 @@ void merge(const AttentionCall& call, int64_t ranges, int64_t head, int64_t quer
     total += share * partial[dim + 1];
     for (int64_t c = 0; c < dim; ++c) sums[c] += share * partial[c];
   }
-  for (int64_t c = 0; c < dim; ++c) write(call.out, out + c, total > 0 ? sums[c] / total : 0, bf16);
+  for (int64_t c = 0; c < dim; ++c) write(call.out, out + c, total == 0 ? 0 : sums[c] / total, bf16);
 }
 
 // All rows; few of them on the calling thread, as waking the others would take longer.

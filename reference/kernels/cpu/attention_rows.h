@@ -15,6 +15,19 @@ XM_INLINE void clear_row(float* row, int dim) {
   row[dim] = -INFINITY, row[dim + 1] = 0;
 }
 
+// Of NaN or +infinity no softmax can be made.
+XM_INLINE bool has_softmax(Floats scores) {
+#if XM_LANES == 16
+  return !_mm512_cmp_ps_mask((__m512)scores, _mm512_set1_ps(INFINITY), _CMP_NLT_UQ);
+#elif XM_LANES == 8
+  return !_mm256_movemask_ps(_mm256_cmp_ps((__m256)scores, _mm256_set1_ps(INFINITY), _CMP_NLT_UQ));
+#else
+  bool all = true;
+  for (int lane = 0; lane < kLanes; ++lane) all &= scores[lane] < INFINITY;
+  return all;
+#endif
+}
+
 constexpr int kListStep = 16;  // lists are filled up to a multiple of it by repeating a key, whose score then counts as -infinity
 
 // Weights as the sum of values will use them, so that their total is that of what is summed.
@@ -77,6 +90,7 @@ XM_INLINE void attend(float* row, const T* q, const T* keys, int64_t key_stride,
   const int filled = (count + kListStep - 1) / kListStep * kListStep;
   dot_products(q, keys, key_stride, list, filled, dim, scores);
   Floats tops = splat(-INFINITY);
+  bool defined = true;
   for (int i = 0; i < filled; i += kLanes) {
     Floats score = load(scores + i) * splat(scale);
     if (slope != 0) {
@@ -85,6 +99,11 @@ XM_INLINE void attend(float* row, const T* q, const T* keys, int64_t key_stride,
       score += splat(slope) * __builtin_convertvector(position + static_cast<int32_t>(first_key), Floats);
     }
     store(scores + i, score);
+    defined &= has_softmax(score);
+  }
+  if (!defined) {  // the row ends as NaN, whatever else comes to it
+    row[dim] = INFINITY, row[dim + 1] = NAN;
+    return;
   }
   for (int i = count; i < filled; ++i) scores[i] = -INFINITY;
   for (int i = 0; i < filled; i += kLanes) tops = larger(tops, load(scores + i));

@@ -139,7 +139,7 @@ void attend_part(const AttentionCall& call, int64_t part) {
     for (int64_t i = 0; i < sharing; ++i) {
       const float *finished = row(query, i), total = finished[dim + 1];
       T* out = static_cast<T*>(call.out) + ((kv_head * sharing + i) * call.queries + first_query + query) * dim;
-      for (int c = 0; c < dim; ++c) store_number(out + c, total > 0 ? finished[c] / total : 0);
+      for (int c = 0; c < dim; ++c) store_number(out + c, total == 0 ? 0 : finished[c] / total);
     }
 }
 

@@ -76,5 +76,7 @@ Isa isa() {
 
 XM_API int xm_offered_isa() { return static_cast<int>(xmsim::offered()); }
 
+XM_API int xm_isa() { return static_cast<int>(xmsim::isa()); }
+
 // Use no set above this one, so that tests and benchmarks can run every path.
 XM_API void xm_limit_isa(int most) { xmsim::limit.store(most, std::memory_order_relaxed); }

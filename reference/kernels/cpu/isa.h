@@ -17,7 +17,7 @@
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif
-#define XM_AVX2_SET "avx2,fma,f16c,bmi,bmi2,popcnt,lzcnt"
+#define XM_AVX2_SET "avx2,fma,f16c,bmi,bmi2,popcnt"
 #define XM_AVX512_SET \
   XM_AVX2_SET ",avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni,avx512bf16,avx512vpopcntdq,avx512bitalg"
 // before a function: compile it for this set, whatever the rest of the file is compiled for. A lambda does not inherit it.

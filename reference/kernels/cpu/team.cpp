@@ -1,6 +1,7 @@
 // Threads made for one call, until the host program lends its own.
 #include "team.h"
 
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -17,7 +18,11 @@ namespace {
 void spawned_team(void (*member)(void*), void* context, unsigned threads, unsigned) {
   std::vector<std::thread> others;
   others.reserve(threads - 1);
-  for (unsigned i = 1; i < threads; ++i) others.emplace_back(member, context);
+  try {
+    while (others.size() + 1 < threads) others.emplace_back(member, context);
+  } catch (const std::system_error&) {
+    // no more threads for this process: those that are there do the work
+  }
   member(context);
   for (auto& other : others) other.join();
 }

@@ -18,6 +18,7 @@ from tests.reference.kernels.attention_cases import (
 )
 
 from xmsim.reference.attention import nm_keep, salo_keep, sanger_keep, topk_keep, xm_keep
+from xmsim.reference.formats.bfloat16 import bfloat16_bits
 from xmsim.reference.kernels import attention
 from xmsim.reference.kernels.attention import causal_attention, sparse_attention
 
@@ -83,6 +84,22 @@ def test_scores_far_apart_neither_overflow_nor_vanish(path: str) -> None:
     np.testing.assert_allclose(sparse_attention(q, k, v, pack(keep), scale=1.0)[0, 0], v[0, -1], rtol=1e-6)
     keep[..., -1] = False
     np.testing.assert_allclose(sparse_attention(q, k, v, pack(keep), scale=1.0)[0, 0], v[0, -2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("number_format", FORMATS)
+@pytest.mark.parametrize("keys", [3, 70, 9000])  # less than a register, a piece and a bit, ranges that are merged
+@pytest.mark.parametrize("operand, wrong", [("q", np.nan), ("q", np.inf), ("k", np.nan), ("k", np.inf)])
+def test_a_score_that_is_no_number_shows_in_its_row_and_no_other(
+    path: str, number_format: str, keys: int, operand: str, wrong: float
+) -> None:
+    rng = np.random.default_rng(11)
+    q, k, v = np.ones((1, 2, 32), np.float32), *rng.random((2, 1, keys, 32), dtype=np.float32)
+    keep = np.ones((1, 2, keys), bool)
+    keep[0, 1, keys // 2] = False
+    (q[0, 0] if operand == "q" else k[0, keys // 2])[5] = wrong
+    q, k, v = (bfloat16_bits(x) if number_format == "bfloat16" else x for x in (q, k, v))
+    out = values_of(sparse_attention(q, k, v, pack(keep)))
+    assert np.isnan(out[0, 0]).all() and np.isfinite(out[0, 1]).all()
 
 
 def test_the_result_does_not_depend_on_the_threads() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tests.reference.kernels.attention_cases import (
 )
 
 from xmsim.reference.attention import group_max_scores, group_sum_scores, predict_scores, topk_keep, xm_keep
-from xmsim.reference.kernels import attention, kv_cache
+from xmsim.reference.kernels import attention, kv_cache, native
 from xmsim.reference.kernels.kv_cache import KvCache, decode_attention, predicted_topk_words, predicted_xm_words
 
 SHARED: dict[str, Callable[..., Any]] = {"group_sum": group_sum_scores, "group_max": group_max_scores}
@@ -137,6 +138,17 @@ def test_tensors_are_taken_and_given_back() -> None:
     out = decode_attention(q, cache)
     exact = torch.nn.functional.scaled_dot_product_attention(q.double(), *(x.double().repeat_interleave(2, 0) for x in (k, v)))
     assert out.dtype == torch.bfloat16 and (out.double() - exact).abs().max() < 0.02
+
+
+@pytest.mark.skipif(native.library() is None, reason="no compiled kernels")
+def test_threads_may_predict_on_one_cache_at_once() -> None:
+    rng = np.random.default_rng(9)
+    cache = filled(*(random_rows(rng, "float32", 2, 3000, 64) for _ in range(2)), bits=4)
+    queries = [random_rows(rng, "float32", 8, 1, 64) for _ in range(8)]
+    alone = [predicted_xm_words(q, cache, group=2, threads=1) for q in queries]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda q: predicted_xm_words(q, cache, group=2, threads=1), queries * 40))
+    assert all(np.array_equal(words, alone[i % 8]) for i, words in enumerate(together))
 
 
 def cache_of(tokens: int, **options: Any) -> KvCache:

@@ -198,8 +198,6 @@ def test_what_a_kernel_cannot_read_is_refused() -> None:
         packed(x.bfloat16())
     with pytest.raises(ValueError, match="in_features"):
         packed(x[:, :-1])
-    with pytest.raises(ValueError, match="no token"):
-        packed(x[:0])
     with pytest.raises(ValueError, match="sparse"):
         packed(x.to_sparse())
     with pytest.raises(TypeError, match="float64"):
@@ -210,6 +208,17 @@ def test_what_a_kernel_cannot_read_is_refused() -> None:
     for name, damaged in (("bitmap", ~tensors.bitmap), ("values", tensors.values[:-1]), ("offsets", tensors.offsets + 1)):
         with pytest.raises(ValueError, match="again"):
             torch.ops.xmsim.sparse_linear(x, *tensors._replace(**{name: damaged}), None)
+
+
+@pytest.mark.parametrize("kind", [DenseLinear, SparseLinear, Int8SparseLinear])
+def test_no_tokens_give_no_outputs_with_and_without_gradients(kind: type) -> None:
+    layer = half_sparse(70, 33)
+    packed = kind.from_linear(layer)
+    none = torch.empty(2, 0, 70, requires_grad=True)
+    packed(none).sum().backward()
+    assert none.grad is not None and none.grad.shape == none.shape
+    with torch.no_grad():
+        assert packed(none).shape == layer(none).shape
 
 
 def test_weights_that_were_changed_are_looked_at_again() -> None:

@@ -228,6 +228,8 @@ def operands(**changes: Any) -> ScoreSource:
         ({"k": np.ones((3, 5, 4), np.float32)}, "no multiple"),
         ({"k": np.ones((1, 2, 4), np.float32)}, "query_offset: -1 must not be negative; more queries than keys need one"),
         ({"slopes": np.ones(3, np.float32)}, "slopes: .* one for each of 2 heads"),
+        ({"slopes": np.array([0, np.nan], np.float32)}, "slopes: NaN or infinity"),
+        ({"scale": float("nan")}, "scale: NaN or infinity"),
         ({"window": 0}, "window: 0 must be a positive number of keys"),
         ({"window": 3, "causal": False}, "window: 3 must be a positive number of keys, of a causal query"),
     ],

@@ -1,5 +1,6 @@
 """The compiled library: found, dispatched, threaded, and missed without harm."""
 
+import os
 import subprocess
 import sys
 
@@ -59,6 +60,65 @@ def test_without_the_library_kernels_are_absent_and_one_line_says_so():
 def test_a_library_older_than_the_code_is_one_sentence():
     with pytest.raises(RuntimeError, match="have no xm_tomorrow: they are older than xmsim's Python code; install xmsim again"):
         native.kernel("xm_tomorrow", None)
+
+
+@compiled
+def test_a_limit_inside_a_lower_one_changes_nothing():
+    used = native.kernel("xm_isa", native.c_int)
+    with native.limited_isa("portable"):
+        with native.limited_isa("amx"):
+            assert used() == 0
+        assert used() == 0
+    assert used() == native.kernel("xm_offered_isa", native.c_int)()
+
+
+def test_a_library_that_cannot_be_loaded_is_one_sentence_on_the_command_line(tmp_path):
+    environment = {**os.environ, native.LIBRARY_VARIABLE: str(tmp_path / "missing.so")}
+    doctor = subprocess.run([sys.executable, "-m", "xmsim", "doctor"], env=environment, capture_output=True, text=True)
+    assert doctor.returncode == 2
+    assert doctor.stderr.startswith("xmsim: the compiled CPU kernels cannot be loaded") and doctor.stderr.count("\n") == 1
+    assert "missing.so" in doctor.stderr and "correct XMSIM_CPU_LIBRARY, or install xmsim again" in doctor.stderr
+
+
+@compiled
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system forks by default")
+def test_a_process_that_was_forked_computes_with_threads_of_its_own():
+    program = "\n".join(
+        (
+            "import os, signal, torch",
+            "import numpy as np",
+            "from xmsim.reference.kernels import native",
+            "torch.set_num_threads(2)",
+            "words = np.arange(1 << 17, dtype=np.uint64)",
+            "read = native.kernel('xm_read', native.c_uint64, native.c_void_p, native.c_int64, native.c_int)",
+            "whole = read(native.address(words), len(words), native.default_threads())",
+            "child = os.fork()",
+            "if not child:",
+            "    signal.alarm(20)",
+            "    os._exit(read(native.address(words), len(words), native.default_threads()) != whole)",
+            "assert os.waitpid(child, 0)[1] == 0",
+        )
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@compiled
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems limit threads in other ways")
+def test_where_no_thread_can_be_made_the_calling_one_does_the_work():
+    program = "\n".join(
+        (
+            "import resource",
+            "import numpy as np",
+            "from xmsim.reference.kernels import native",
+            "words = np.arange(1 << 17, dtype=np.uint64)",
+            "read = native.kernel('xm_read', native.c_uint64, native.c_void_p, native.c_int64, native.c_int)",
+            "whole = np.bitwise_xor.reduce(words)",
+            "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()",
+            "resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 20),) * 2)",  # no room for another stack
+            "assert read(native.address(words), len(words), 4) == whole",
+        )
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @compiled
