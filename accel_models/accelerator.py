@@ -15,6 +15,7 @@ from xmsim.configs.costs import Costs
 from xmsim.configs.errors import ConfigError
 from xmsim.configs.schema import Config, PositiveFloat, PositiveInt
 from xmsim.configs.technology_tables import TechnologyConfig
+from xmsim.sim.channel import rounded_rate
 from xmsim.sim.compiled_engine import run_compiled
 from xmsim.sim.costs import Actions, NominalCosts, estimate_costs, nominal_costs
 from xmsim.sim.dram_energy import DramWork, kind_of_line
@@ -30,6 +31,7 @@ from xmsim.workloads.methods.library import MethodReference
 ENGINES = {"compiled": run_compiled, "event": run_events}  # equal logs: fast, and readable
 Engine = Literal["compiled", "event"]
 Traffic = Mapping[str, Mapping[str, float]]  # {channel: {read_bytes, write_bytes}}
+MOST_DRAM_BANKS = 2**20  # of a DRAM; each has a place in the state of a run
 CostsType = TypeVar("CostsType", Costs, NominalCosts)
 
 
@@ -65,6 +67,11 @@ class DramConfig(Config):
             self._preset = load_preset(self.kind)
         except ConfigError as error:
             raise ValueError(str(error)) from error
+        channels, banks = self.channels or self._preset.channels, self._preset.organisation.banks
+        if channels * banks > MOST_DRAM_BANKS:
+            raise ValueError(
+                f"{channels} channels of {banks} banks are more than are simulated; the most channels that are: {MOST_DRAM_BANKS // banks}"
+            )
         return self
 
     @property
@@ -79,7 +86,7 @@ class DramConfig(Config):
         if self._preset:
             banks = bank_model(self._preset, self.channels or self._preset.channels, machine_mhz)
             return Channel("dram", banks.bytes_per_cycle, latency_cycles, banks)
-        return Channel("dram", Fraction(str(self.gigabytes_per_second)) * 1000 / machine_mhz, latency_cycles)
+        return Channel("dram", rounded_rate(Fraction(str(self.gigabytes_per_second)) * 1000 / machine_mhz), latency_cycles)
 
     def work(self, kind_of_a_line: str, actions: Actions, traffic: Traffic, time_ms: float) -> DramWork:
         """What it had to do for these bytes in this time: as counted by a kind with banks, or as a line has it on that kind.
@@ -132,6 +139,9 @@ class Accelerator(ABC):
     def __init__(self, name: str, config: MachineConfig) -> None:
         self.name = name
         self.config = config
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
 
     @abstractmethod
     def schedule(self, workload: AttentionWorkload) -> Schedule:

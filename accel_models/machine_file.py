@@ -41,6 +41,8 @@ def load_accelerator(name_or_path: str | Path) -> Accelerator:
         ConfigError: no such machine, file or model, or one of the files is wrong; one line for each fault.
     """
     path = find_config(FOLDER, name_or_path, "machine")
+    if not path.stem.isprintable():  # half a character of another encoding, in which no result could be read back
+        raise ConfigError(f"{path}: the machine and its results are named after this file; give it a name of printable characters")
     document = read_yaml(path)
     if "model" not in document.data:
         raise ConfigError(f"{document.place(())}: model: missing; it names the Python module that reads this file")

@@ -34,7 +34,14 @@ from xmsim.accel_models.salo_array import (
 from xmsim.accel_models.salo_attention import attend_v1, input_words, keep_of_passes
 from xmsim.accel_models.salo_numbers import NormalisingFormatConfig, normalising_words_of
 from xmsim.accel_models.salo_published import PublishedEstimate, published_model_v1, published_model_v2
-from xmsim.accel_models.salo_window import ANY_KEYS, WindowPasses, WindowPattern, window_passes, window_row_passes
+from xmsim.accel_models.salo_window import (
+    ANY_KEYS,
+    WindowPasses,
+    WindowPattern,
+    window_passes,
+    window_row_passes,
+    without_far_pieces,
+)
 from xmsim.configs.schema import Config, PositiveInt
 from xmsim.sim.inventory import ComponentCounts, Memory, Part
 from xmsim.sim.schedule import UNLIMITED, Int64Array, Schedule, Stage
@@ -46,6 +53,7 @@ __all__ = ["PublishedEstimate", "Salo", "SaloConfig", "published_model_v1", "pub
 
 WORD_BYTES = 2  # 16-bit operands and results
 HEAD_DIM = 64  # of the emitted instance
+MOST_PIECES = 2**16  # of a window of which the empty ones are computed, too
 
 QUERY_LOAD, KV_LOAD, PE_ARRAY, WEIGHTED_SUM, STORE = range(5)
 DRAM = 0
@@ -88,6 +96,12 @@ class SaloConfig(MachineConfig):
         array = self.pe_array
         if array.random_columns:
             raise ValueError(f"pe_array.random_columns: a static pattern has no keys for {array.random_columns} of them; set it to 0")
+        pieces = -(-2 * pattern.window // array.columns)  # of a window to both sides
+        if self.empty_passes == "computed" and pieces > MOST_PIECES:
+            raise ValueError(
+                f"method.window: {pattern.window} keys to each side take {pieces} passes of every group, the most that are computed: "
+                f"{MOST_PIECES}; lower method.window, or set empty_passes to skipped"
+            )
         if pattern.global_tokens and not (array.global_rows and array.global_columns):
             raise ValueError("pe_array: global tokens need a global row and a global column; set both to 1, or method.global_tokens to 0")
         return self
@@ -174,11 +188,11 @@ class Salo(Accelerator):
         if reached < kept:
             _, query, key = workload.keep().nonzero()
             distance = np.abs(query + workload.query_offset - key)[(key >= pattern.global_tokens) & (query >= pattern.global_queries)]
-            dilation = math.gcd(pattern.dilation, *np.unique(distance).tolist())
+            dilation = math.gcd(self.pattern.dilation, *np.unique(distance).tolist())
             raise WorkloadError(
-                f"{self.name}: method.window: {self.pattern.window} keys, {pattern.dilation} apart, and {pattern.global_tokens} global "
-                f"reach {reached} of the {kept} pairs of the mask; the nearest that reach all: window {distance.max() // dilation + 1}, "
-                f"dilation {dilation}"
+                f"{self.name}: method.window: {self.pattern.window} keys, {self.pattern.dilation} apart, and {self.pattern.global_tokens} "
+                f"global reach {reached} of the {kept} pairs of the mask; the nearest that reach all: "
+                f"window {distance.max() // dilation + 1}, dilation {dilation}"
             )
 
     def compute(self, workload: AttentionWorkload) -> FunctionalResult:
@@ -216,14 +230,14 @@ class Salo(Accelerator):
         global_queries = 0  # a causal one sees no key that is not global
         if not workload.causal:
             global_queries = min(max(0, pattern.global_tokens - workload.query_offset), workload.queries)
-        return WindowPattern(
+        served = WindowPattern(
             queries=workload.queries,
             keys=workload.keys,
             query_offset=workload.query_offset,
             first_offset=1 - pattern.window,
             last_offset=0 if workload.causal else pattern.window - 1,
-            dilation=pattern.dilation,
-            global_tokens=pattern.global_tokens,
+            dilation=min(pattern.dilation, workload.keys),  # from there on, every token is alone
+            global_tokens=min(pattern.global_tokens, workload.keys),
             global_queries=global_queries,
             rows=array.rows,
             columns=array.columns,
@@ -231,6 +245,7 @@ class Salo(Accelerator):
             global_columns=array.global_columns,
             skip_empty=self.config.empty_passes == "skipped",
         )
+        return without_far_pieces(served) if served.skip_empty else served
 
     def _plan(self, workload: AttentionWorkload) -> _Plan:
         array, kv, pattern = self.config.pe_array, self.config.kv, self._pattern(workload)
@@ -305,7 +320,8 @@ def _write(tables: ScheduleTables, plan: _Plan, passes: WindowPasses) -> None:
                 add_after(tables, progress.stores[turn])  # query registers and output buffers hold two groups
             visit = add_visit(tables, QUERY_LOAD, 1)
             query_bytes = passes.group_rows[group] * plan.head_dim * WORD_BYTES
-            add_request(tables, visit, DRAM, 0, query_bytes, query_address(plan.layout, head, rows_before))
+            is_local = group < len(passes.group_rows) - 1  # the global queries, the first of the head, enter once more
+            add_request(tables, visit, DRAM, 0, query_bytes, query_address(plan.layout, head, rows_before if is_local else 0))
             rows_before += passes.group_rows[group]
             tables.actions[visit, QUERY_WRITE] = query_bytes
             last = queries

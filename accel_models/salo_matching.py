@@ -17,7 +17,7 @@ class MatchingConfig(Config):
     bits: Annotated[int, Field(ge=2, le=8)]
     sorted_keys: Annotated[int, Field(ge=1, le=BLOCK)]  # largest of 64 that the sorter finds
     key_buffer_bytes: PositiveInt  # low-bit keys of one KV head stay here if they fit, else every tile streams them again
-    pattern_buffer_blocks: PositiveInt  # blocks matched ahead of the array
+    pattern_buffer_blocks: Annotated[int, Field(ge=1, le=2**16)]  # blocks matched ahead of the array
 
 
 def scoring_cycles(head_dim: int) -> int:

@@ -37,6 +37,14 @@ class WindowPattern(NamedTuple):
     skip_empty: bool  # leave out passes of which no key lies in the sequence
 
 
+def without_far_pieces(pattern: WindowPattern) -> WindowPattern:
+    """The same pattern without pieces of its window that have no key in any group, of which a window far beyond the sequence has many."""
+    places = -(-pattern.keys // pattern.dilation)
+    surplus = max(0, -pattern.first_offset - places - pattern.rows)
+    first_offset = pattern.first_offset + surplus // pattern.columns * pattern.columns
+    return pattern._replace(first_offset=first_offset, last_offset=min(pattern.last_offset, places))
+
+
 class WindowPasses(NamedTuple):
     """The passes of one head; all heads have the same. The last group is that of the global queries, and may have none."""
 

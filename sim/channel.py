@@ -9,6 +9,18 @@ import numpy as np
 from xmsim.sim.row_walk import closed_banks, walk_rows
 from xmsim.sim.schedule import Channel, Int64Array
 
+MOST_TICKS = 10**9  # of a cycle, so that 64-bit times hold billions of cycles
+
+
+def rounded_rate(rate: Fraction) -> Fraction:
+    """The rate itself or, where its terms are beyond `MOST_TICKS`, a fraction with lesser ones that differs by less than 1e-8 of it.
+
+    A clock of 666.6666666666666 MHz is meant as two thirds of a GHz; time would be kept in 3·10¹⁵ parts of a cycle.
+    """
+    if max(rate.numerator, rate.denominator) <= MOST_TICKS:
+        return rate
+    return rate.limit_denominator(max(1, MOST_TICKS // max(Fraction(1), rate)))
+
 
 class ChannelClock:
     """The line of one channel, or its banks; time is kept in ticks so that no request is rounded on its own."""

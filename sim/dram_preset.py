@@ -11,6 +11,7 @@ from pydantic import model_validator
 from xmsim.configs.schema import Config, PositiveInt, read_config
 from xmsim.configs.shipped import find_config, shipped_names
 from xmsim.configs.technology_tables import Limits
+from xmsim.sim.channel import rounded_rate
 from xmsim.sim.dram_banks import BankModel
 
 FOLDER = "dram"
@@ -24,6 +25,11 @@ class DramOrganisation(Config):
     row_bytes: PositiveInt  # of a bank, over all devices of the channel
     burst_bytes: PositiveInt
     interleave_bytes: PositiveInt  # bytes that stay in one bank group of one channel
+
+    @property
+    def banks(self) -> int:
+        """Of a channel."""
+        return self.bank_groups * self.banks_per_group
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
@@ -90,7 +96,7 @@ def load_preset(kind: str | Path) -> DramPreset:
 def bank_model(preset: DramPreset, channels: int, machine_mhz: Fraction) -> BankModel:
     """`channels` of this kind, as a machine of that clock sees them; a tick is the longest time of which both clocks are multiples."""
     times = {name.removesuffix("_clocks"): clocks for name, clocks in preset.timing.model_dump().items()}
-    ratio = Fraction(preset.clock_mhz) / machine_mhz  # DRAM clocks in a cycle
+    ratio = rounded_rate(Fraction(preset.clock_mhz) / machine_mhz)  # DRAM clocks in a cycle
     ticks_per_cycle, ticks_per_clock = ratio.numerator, ratio.denominator
     times["write_to_read"] += times["read_latency"]  # data to data
     ticks = {f"{name}_ticks": clocks * ticks_per_clock for name, clocks in times.items()}

@@ -80,7 +80,7 @@ class SimResult:
     idle: CauseCycles = field(metadata=json_key("idle_cycles"))  # {stage: {fill, starved, drain}}
     traffic: dict[str, dict[str, int]]  # {channel: {read_bytes, write_bytes}}
     actions: dict[str, dict[str, int]]  # {component: {action: count}}
-    heads: tuple[HeadResult, ...]
+    heads: tuple[HeadResult, ...] = field(repr=False)  # they fill screens
     densities: Densities
     useful_macs: int  # multiply-accumulates the mask asks for, 2 × kept pairs × head_dim, and those of simulated projections
     roofline_cycles: int  # no schedule of these jobs is shorter
@@ -161,7 +161,7 @@ class SimulationRecord:
     trace: dict[str, Any]  # {path, sha256, model, text}
     engine: str
     sampling: HeadSampling | None  # None: every head was simulated
-    runs: tuple[LayerRun, ...]
+    runs: tuple[LayerRun, ...] = field(repr=False)  # they fill screens
     costs: Costs | None = None  # None: the machine does not say what it is made of
 
     @property
@@ -211,23 +211,23 @@ class SimulationRecord:
         return cycles / (self.machine.clock_mhz * 1e3)
 
 
-def write_result(path: Path, record: SimulationRecord) -> None:
+def write_result(path: str | Path, record: SimulationRecord) -> None:
     """Write a result file, whole or not at all; the totals in it are for people, readers add up the runs."""
     totals: dict[str, Any] = {"total_cycles": record.cycles, "total_ms": record.milliseconds(record.cycles)}
     if record.sampling:
         totals |= {"total_low_cycles": record.estimate.low, "total_high_cycles": record.estimate.high}
     if record.phase == DECODE:
         totals |= {"median_token_ms": record.milliseconds(record.median_token_cycles)}
-    write_record(path, "result", RESULT_VERSION, totals | encode(record))
+    write_record(Path(path), "result", RESULT_VERSION, totals | encode(record))
 
 
-def read_result(path: Path) -> SimulationRecord:
+def read_result(path: str | Path) -> SimulationRecord:
     """Read a result file of this version or an earlier one.
 
     Raises:
         RecordError: not a result file, a later version, or a value is missing or of the wrong type.
     """
-    return decode(SimulationRecord, _upgraded(read_record(path, "result", RESULT_VERSION)), str(path))
+    return decode(SimulationRecord, _upgraded(read_record(Path(path), "result", RESULT_VERSION)), str(path))
 
 
 def _upgraded(body: dict[str, Any]) -> dict[str, Any]:

@@ -164,7 +164,12 @@ def bounds(schedule: Schedule) -> tuple[int, int]:
         requests = schedule.visit_channel == number
         sent = schedule.visit_bytes[requests]
         roofline = max(roofline, -(-int(sent.sum()) * rate.denominator // rate.numerator))
-        ticks = channel.banks.longest_ticks(schedule.visit_address[requests], sent) if channel.banks else sent * rate.denominator
+        if channel.banks:
+            ticks = channel.banks.longest_ticks(schedule.visit_address[requests], sent)
+        elif int(sent.max(initial=0)) * rate.denominator < 2**62:
+            ticks = sent * rate.denominator
+        else:
+            ticks = sent.astype(object) * rate.denominator  # Python's integers, which have no end
         arrival = -(-ticks // channel.ticks_per_cycle) + np.where(schedule.visit_write[requests], 0, channel.latency_cycles)
         alone[requests] = np.maximum(alone[requests], arrival)
     return roofline, int(alone.sum())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -96,6 +98,7 @@ def test_a_record_has_all_numbers_of_the_kind():
         ("{gigabytes_per_second: 1, kind: ddr4_3200, latency_ns: 1}", "dram: give either gigabytes_per_second or kind"),
         ("{gigabytes_per_second: 1, channels: 2, latency_ns: 1}", "dram: channels are those of a kind; name one, or leave them out"),
         ("{kind: hbm2, latency_ns: 1}", "dram: no kind of DRAM hbm2; did you mean hbm2"),
+        ("{kind: lpddr5_6400, channels: 70000, latency_ns: 1}", "dram: 70000 channels of 16 banks are more .* channels that are: 65536"),
     ],
 )
 def test_a_dram_that_is_not_one_of_the_two_is_refused(tmp_path, dram, sentence):
@@ -138,3 +141,26 @@ def test_every_request_lies_in_the_layer_and_outputs_are_written_to_places_of_th
     assert np.all(end[order][:-1] <= begin[order][1:])
     assert end.max() - begin.min() == 2 * workload.heads * workload.queries * workload.head_dim
     assert schedule.visit_address.min() >= 0 and schedule.visit_address.max() < end.max()
+
+
+@pytest.mark.parametrize(
+    ("dram", "bytes_per_cycle", "ticks"),
+    [
+        ({"gigabytes_per_second": 64}, 96, 96),
+        ({"kind": "lpddr5_6400"}, Fraction(384, 5), 6),  # 51.2 GB/s; a cycle has 6 / 5 clocks of 800 MHz
+    ],
+)
+def test_a_clock_of_sixteen_digits_is_the_one_it_stands_for(dram, bytes_per_cycle, ticks):
+    machine = machine_with("dynax_s", latency_ns=30, **dram)
+    machine = type(machine)("other", machine.config.model_copy(update={"clock_mhz": 666.6666666666666}))
+    channel = machine.dram_channel()
+    assert (channel.bytes_per_cycle, channel.ticks_per_cycle) == (bytes_per_cycle, ticks)
+    assert machine.simulate(causal_workload(), engine="event") == machine.simulate(causal_workload())
+
+
+@settings(max_examples=200, deadline=None)
+@given(gigabytes_per_second=st.floats(1e-3, 1e6), clock_mhz=st.floats(1, 1e5))
+def test_any_bandwidth_at_any_clock_is_kept_to_eight_digits_in_terms_of_nine(gigabytes_per_second, clock_mhz):
+    kept = DramConfig(gigabytes_per_second=gigabytes_per_second, latency_ns=0).channel(clock_mhz).bytes_per_cycle
+    assert float(kept) == pytest.approx(gigabytes_per_second * 1000 / clock_mhz, rel=1e-8)
+    assert max(kept.numerator, kept.denominator) <= 10**9 * (1 + 1e-8)

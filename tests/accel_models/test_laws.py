@@ -87,3 +87,25 @@ def test_execution_works_for_whole_hardware_blocks(workload):
     kept = int(workload.kept_pairs().sum())
     assert result.actions["execute_array"]["exp"] >= kept
     assert result.actions["execute_array"]["mac"] >= 2 * kept * workload.head_dim == result.useful_macs
+
+
+def test_fewer_kept_pairs_are_slower_where_a_pass_then_waits_for_the_next_tile():
+    """Sanger, as docs/simulate.md has it: 64 sub-rows of the first query tile fill a pass, 63 wait for a row of the second."""
+    machine = load_accelerator("sanger")
+    keep = np.zeros((1, 128, 128), bool)
+    keep[0, :, :16] = True
+    fewer = keep.copy()
+    fewer[0, 0] = False
+    whole, part = (machine.simulate(AttentionWorkload.from_keep(one, head_dim=64, causal=False)) for one in (keep, fewer))
+    assert whole.metrics["passes"] == part.metrics["passes"] == 2
+    assert part.cycles > whole.cycles
+
+
+def test_a_taller_array_under_broadcast_control_has_longer_passes():
+    machine, workload = load_accelerator("sanger"), AttentionWorkload.from_keep(np.ones((1, 1, 64), bool), head_dim=64)
+
+    def cycles(rows):
+        array = machine.config.execute_array.model_copy(update={"rows": rows})
+        return type(machine)("other", machine.config.model_copy(update={"execute_array": array})).simulate(workload).cycles
+
+    assert cycles(128) == cycles(64) + 2 * 64  # the row that is used waits for all others, with scores and with values

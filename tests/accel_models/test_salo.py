@@ -182,3 +182,27 @@ def test_alibi_is_refused():
     workload = with_operands(SHIPPED, 2, 16, 16, slopes=np.ones(2, np.float32))
     with pytest.raises(WorkloadError, match="adds no bias to scores"):
         SHIPPED.compute(workload)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_pattern_far_wider_than_the_sequence_costs_what_one_that_covers_it_does(causal):
+    workload = native(with_window(100), 2, 100, 100, causal=causal)
+    wide = with_window(2**31 - 1).simulate(workload)
+    assert wide.metrics["coverage"] == 1.0
+    assert wide.traffic == with_window(100).simulate(workload).traffic
+    assert wide.metrics["passes"] <= 2 * 4 * (4 + 3)  # 4 groups, and pieces of 32 that lie in 100 keys, or on an edge of them or a group
+    alone = with_window(8, dilation=2**31 - 1).simulate(workload)
+    assert alone.cycles == with_window(8, dilation=100).simulate(workload).cycles
+
+
+def test_a_window_of_more_passes_than_can_be_computed_is_refused_where_empty_ones_are():
+    with pytest.raises(ValueError, match=r"method.window: 2000000 keys to each side take 125000 .* or set empty_passes to skipped"):
+        with_window(2_000_000, empty_passes="computed")
+
+
+def test_a_global_query_is_read_again_from_its_own_place():
+    workload = native(SHIPPED, 2, 70, 70, causal=False)
+    schedule = SHIPPED.schedule(workload)
+    loads = schedule.visit_address[schedule.visit_stage == 0].reshape(2, 4)  # [heads, 3 groups and the global query]
+    row_bytes, head_bytes = 64 * 2, 70 * 64 * 2
+    assert (loads == np.array([[0, 32, 64, 0]]) * row_bytes + np.array([[0], [1]]) * head_bytes).all()

@@ -198,3 +198,8 @@ def test_published_words_compute_attention_within_a_few_per_cent():
     result = SHIPPED.compute(with_operands(2, 256, 256))
     assert result.error.relative < 0.06
     assert result.error_to_dense.relative > result.error.relative
+
+
+def test_more_patterns_ahead_than_any_buffer_holds_are_refused():
+    with pytest.raises(ValueError, match="pattern_buffer_blocks"):
+        matching().model_validate(matching().model_dump() | {"pattern_buffer_blocks": 2**31 - 1})

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from xmsim.accel_models.salo_attention import keep_of_passes
 from xmsim.accel_models.salo_published import published_model_v1
-from xmsim.accel_models.salo_window import ANY_KEYS, WindowPattern, window_passes, window_row_passes
+from xmsim.accel_models.salo_window import ANY_KEYS, WindowPattern, window_passes, window_row_passes, without_far_pieces
 from xmsim.reference.attention import window_keep
 from xmsim.workloads.attention import pack
 
@@ -115,3 +115,20 @@ def test_every_window_key_enters_with_a_pass_of_its_group(keys, window, dilation
             for offset in range(cut.first_offset, cut.last_offset + 1):
                 key = position + offset * dilation
                 assert not 0 <= key < keys or key in entered
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    keys=st.integers(1, 60),
+    share=st.floats(0.01, 1.0),
+    window=st.integers(1, 300),
+    causal=st.booleans(),
+    dilation=st.integers(1, 4),
+    global_tokens=st.integers(0, 1),
+)
+def test_pieces_far_beyond_the_sequence_are_those_that_would_be_left_out(keys, share, window, causal, dilation, global_tokens):
+    cut = pattern(max(1, int(keys * share)), keys, window, causal=causal, dilation=dilation, global_tokens=global_tokens)
+    near = without_far_pieces(cut)
+    assert near.last_offset - near.first_offset <= 2 * (keys + cut.rows + cut.columns)
+    for short, whole in zip(window_passes(near), window_passes(cut), strict=True):
+        np.testing.assert_array_equal(short, whole)

@@ -1,8 +1,10 @@
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 
-from xmsim.sim.schedule import ScheduleError, Stage
+from xmsim.sim.event_engine import run_events
+from xmsim.sim.schedule import Channel, ScheduleError, Stage, bounds
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,10 @@ def test_an_address_before_the_first_byte_is_refused(schedule_of, job_of, visit_
     schedule = schedule_of([Stage("a")], [job_of([visit_of(0, 1, 64)])], [dram(1)])
     with pytest.raises(ScheduleError, match="job 0, stage a: an address is at least 0"):
         replace(schedule, visit_address=schedule.visit_address - 1)
+
+
+def test_bounds_hold_where_bytes_times_the_digits_of_a_rate_pass_64_bits(schedule_of, job_of, visit_of):
+    rate = Fraction(10**17 + 3, 10**17 + 9)
+    schedule = schedule_of([Stage("a")], [job_of([visit_of(0, 1, 1000)])], [Channel("dram", rate)])
+    assert bounds(schedule) == (1001, 1001)
+    assert run_events(schedule).cycles == 1001
