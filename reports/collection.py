@@ -89,7 +89,7 @@ def collect(files: Sequence[Path], models: Models = NO_MODELS) -> Collection:
 
     Raises:
         RecordError: a file that is none of these, is damaged, or does not fit the others (both files are named).
-        XmsimError: no file was given.
+        XmsimError: no file was given, or none that can be compared without others.
     """
     simulated: list[Simulated] = []
     measured: list[Measured] = []
@@ -122,21 +122,21 @@ def collect(files: Sequence[Path], models: Models = NO_MODELS) -> Collection:
             constants.append(path)
         else:
             raise RecordError(
-                f"{path}: this is a {kind} file; compare reads what simulate, measure, evaluate, calibrate and trace info write, and "
-                f"benchmarks"
+                f"{path}: this is {_with_article(kind)} file; compare reads what simulate, measure, evaluate, calibrate and trace info "
+                f"write, and benchmarks"
             )
     sources: list[Simulated | Measured] = [*simulated, *measured]
-    if not sources and not generated and not benchmarks and not checked and not constants:
-        alone = [one.path.name for one in evaluated] + [one.path.name for one in masks]
-        given = f"{listed(alone)} alone cannot be compared" if alone else "no file to compare was given"
-        raise XmsimError(f"compare: {given}; name files that simulate and measure wrote")
     if sources:
         refuse_different_traces(sources)
     timed = [one.path for one in generated] + [one.path for one in benchmarks if any("threads" in row.facts for row in one.rows)]
     found = {path: models.cross_check(path, timed) for path in constants}
     checked += [Predicted(path, _software(path), record) for path, record in found.items() if record]
-    parts = tuple(_at_one_node(part, simulated, models) for part in _parts(simulated, measured, evaluated))
     silent = [one for one in benchmarks if not measured_kernels((), [one])]
+    if not sources and not generated and not checked and len(silent) == len(benchmarks):
+        paths = [*(one.path for one in evaluated), *(one.path for one in masks), *(one.path for one in silent), *found]
+        given = f"{listed(path.name for path in paths)} alone cannot be compared" if paths else "no file to compare was given"
+        raise XmsimError(f"compare: {given}; name files that simulate and measure wrote")
+    parts = tuple(_at_one_node(part, simulated, models) for part in _parts(simulated, measured, evaluated))
     foreign = [one for one in masks if sources and one.record.trace.get("sha256") != sources[0].record.trace.get("sha256")]
     return Collection(
         parts=parts,
@@ -182,7 +182,7 @@ def load(files: Sequence[Path]) -> Comparison:
 
     Raises:
         RecordError: as `collect`, and for a file of no trace, or files of which one times more of the model than another.
-        XmsimError: no file was given.
+        XmsimError: no file was given, or none that can be compared without others.
     """
     collection = collect(files)
     besides = [
@@ -190,12 +190,14 @@ def load(files: Sequence[Path]) -> Comparison:
         *(one.path for one in collection.benchmarks),
         *(one.path for one in collection.predicted),
     ]
-    if collection.main is None and not besides:
-        raise XmsimError("no file of a trace was given; name those that simulate and measure wrote")
     if besides or collection.main is None:
         raise RecordError(f"{listed(map(str, besides))}: not of a trace; name what simulate and measure wrote of one")
     refuse_different_extents([*collection.simulated, *(one for part in collection.parts for one in part.measured)])
     return collection.main
+
+
+def _with_article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _software(path: Path) -> str:

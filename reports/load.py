@@ -349,5 +349,12 @@ def _left_out(source: Simulated | Measured, work: dict[Place, Shape]) -> list[st
 
 
 def _labelled(simulated: Sequence[Simulated]) -> list[Simulated]:
-    seen = Counter((one.bar_group, one.label) for one in simulated)
-    return [replace(one, label=f"{one.label} ({one.path.stem})") if seen[one.bar_group, one.label] > 1 else one for one in simulated]
+    """With a label of its own in its view: the machine's name, where that is another's with the file's, its folder's or the whole path."""
+    labelled = list(simulated)
+    for name in (lambda path: path.stem, lambda path: f"{path.parent.name}/{path.stem}", str):
+        seen = Counter((one.bar_group, one.label) for one in labelled)
+        labelled = [
+            replace(one, label=f"{own.label} ({name(one.path)})") if seen[one.bar_group, one.label] > 1 else one
+            for one, own in zip(labelled, simulated, strict=True)
+        ]
+    return labelled

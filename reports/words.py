@@ -6,13 +6,20 @@ import math
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
+MINUS = "−"
+
 
 def significant(value: float, digits: int = 3) -> str:
-    """`value` with so many significant digits, never in exponent form: 0.0123, 1.23, 12.3, 1,234."""
+    """`value` with so many significant digits, never in exponent form: 0.0123, 1.23, −12.3, 1,234."""
     if value == 0:
         return "0"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{decimals}f}"
+    return f"{value:,.{decimals}f}".replace("-", MINUS)
+
+
+def signed(count: int) -> str:
+    """`+1,234` or `−1,234`."""
+    return f"{count:+,}".replace("-", MINUS)
 
 
 def milliseconds(value: float) -> str:

@@ -14,7 +14,7 @@ from xmsim.reports.difference.record import CycleStep, Difference, EnergyStep, S
 from xmsim.reports.estimates import energy_of, energy_terms, missing_energy, uncertain
 from xmsim.reports.load import Comparison, Simulated
 from xmsim.reports.phases import PHASES, unit_phase
-from xmsim.reports.words import factor, listed, milliseconds, significant
+from xmsim.reports.words import factor, listed, milliseconds, signed, significant
 
 LARGEST = 3  # causes named in a sentence
 
@@ -162,4 +162,4 @@ def difference_sentences(found: Difference) -> tuple[str, ...]:
 
 def _largest(steps: Sequence[tuple[str, int]]) -> str:
     ordered = sorted((step for step in steps if step[1]), key=lambda step: -abs(step[1]))[:LARGEST]
-    return listed(f"{name} {step:+,}" for name, step in ordered) if ordered else "none"
+    return listed(f"{name} {signed(step)}" for name, step in ordered) if ordered else "none"

@@ -43,7 +43,7 @@ def layer_latency(comparison: Comparison) -> Figure:
         title="Latency of every layer",
         claim=_claim(rows),
         rows=rows,
-        draw=partial(_draw, rows, colours((one.label for one in comparison.simulated), SIMULATED)),
+        draw=partial(_draw, rows),
         notes=sample_notes(comparison.simulated),
     )
 
@@ -82,7 +82,9 @@ def _claim(rows: tuple[LayerTime, ...]) -> str:
     return f"Layers differ most for {series} ({source}): the slowest takes {factor(max(times) / min(times))} the time of the fastest."
 
 
-def _draw(rows: tuple[LayerTime, ...], machine_colour: dict[str, str]) -> Canvas:
+def _draw(rows: tuple[LayerTime, ...]) -> Canvas:
+    machines = [row.series for row in rows if row.source == "simulated"]
+    colour, marker = colours(machines, SIMULATED), markers(machines)  # a machine has one of each in all panels
     panels = list(dict.fromkeys((row.source, row.panel) for row in rows))
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
@@ -90,16 +92,19 @@ def _draw(rows: tuple[LayerTime, ...], machine_colour: dict[str, str]) -> Canvas
     grid = figure.subplots(lines, columns, squeeze=False).flat
     for axes, panel in zip(grid, panels, strict=False):
         here = [row for row in rows if (row.source, row.panel) == panel]
-        _draw_panel(axes, here, machine_colour if panel[0] == "simulated" else colours((row.series for row in here), MEASURED))
+        if panel[0] == "simulated":
+            _draw_panel(axes, here, colour, marker)
+        else:
+            measured = [row.series for row in here]
+            _draw_panel(axes, here, colours(measured, MEASURED), markers(measured))
     for axes in list(figure.axes)[len(panels) :]:
         axes.remove()
     return figure
 
 
-def _draw_panel(axes: Axes, rows: list[LayerTime], colour: dict[str, str]) -> None:
+def _draw_panel(axes: Axes, rows: list[LayerTime], colour: dict[str, str], marker: dict[str, str]) -> None:
     source, family = rows[0].source, SIMULATED if rows[0].source == "simulated" else MEASURED
-    marker = markers(row.series for row in rows)
-    for series in marker:
+    for series in dict.fromkeys(row.series for row in rows):
         mine = [row for row in rows if row.series == series]
         layers, times = [row.layer for row in mine], [row.time_ms for row in mine]
         below = [max(0.0, row.time_ms - row.first_quartile_ms) if row.first_quartile_ms is not None else 0.0 for row in mine]
@@ -118,14 +123,16 @@ def _draw_panel(axes: Axes, rows: list[LayerTime], colour: dict[str, str]) -> No
             label=series,
         )
     times = [row.time_ms for row in rows]
+    scale = ""
     if max(times) > LOGARITHMIC_ABOVE * min(times):
+        scale = " (logarithmic)"
         logarithmic(axes.yaxis, steps=(1, 2, 5))
     else:
         axes.set_ylim(0, 1.08 * max(row.third_quartile_ms or row.time_ms for row in rows))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("layer")
-    axes.set_ylabel(f"{source} latency, ms")
+    axes.set_ylabel(f"{source} latency, ms{scale}")
     title = f"Simulated · {rows[0].panel}" if source == "simulated" else f"{capitalised(rows[0].panel)}; median and quartiles"
     axes.set_title(fill(title, TITLE_LETTERS), color=family[0])
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=1 if source == "measured" else 3)

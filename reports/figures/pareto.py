@@ -72,13 +72,16 @@ def undominated(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
 
 def _claim(rows: Sequence[DesignPoint], objectives: Sequence[str]) -> str:
     front = [row for row in rows if row.on_front]
-    names = [OBJECTIVES[field].partition(",")[0].partition(" (")[0] for field in objectives]
-    said = f"{len(front)} of {counted(len(rows), 'point')} are beaten by no other in {listed(names)}."
+    said = f"{len(front)} of {counted(len(rows), 'point')} are beaten by no other in {_names(objectives)}."
     for field in objectives:
         best = min(front, key=lambda row: getattr(row, field))
         what, _, unit = OBJECTIVES[field].partition(", ")
         said += f" Least {what.partition(' (')[0]}: {significant(getattr(best, field))}{f' {unit}' if unit else ''}, {_said(best)}."
     return said
+
+
+def _names(objectives: Sequence[str]) -> str:
+    return listed(OBJECTIVES[field].partition(",")[0].partition(" (")[0] for field in objectives)
 
 
 def _said(row: DesignPoint) -> str:
@@ -116,13 +119,16 @@ def _draw(rows: Sequence[DesignPoint], objectives: Sequence[str], subject: str) 
                     zorder=3 if filled else 2,
                 )
         _draw_front(axes, np.array([[getattr(row, across), getattr(row, up)] for row in rows], float))
-        axes.set_xlabel(OBJECTIVES[across])
-        axes.set_ylabel(OBJECTIVES[up])
+        axes.set_xlabel(f"{OBJECTIVES[across]} (logarithmic)")
+        axes.set_ylabel(f"{OBJECTIVES[up]} (logarithmic)")
         for axis in (axes.xaxis, axes.yaxis):
             logarithmic(axis, steps=(1, 2, 3, 5, 7))
     for axes in panels[len(pairs) :]:
         axes.remove()
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
+    title = f"Filled: beaten by no other in {_names(objectives)}. Line: beaten by no other in the two of its panel."
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, title=title, title_fontsize=8, alignment="left"
+    )
     return figure
 
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator
 from xmsim.reports.figures.figure import Figure
 from xmsim.reports.figures.labels import Label, write_labels
 from xmsim.reports.figures.style import INK, MEASURED, SOFT_INK, canvas, colours, heading, logarithmic, markers
-from xmsim.reports.words import capitalised, listed, percent, significant
+from xmsim.reports.words import capitalised, counted, listed, percent, significant
 from xmsim.workloads.evaluation import EvaluatedRun, EvaluationRecord
 
 TOLERANCE = 0.01  # the loss that DynaX's authors call acceptable
@@ -42,12 +42,13 @@ def perplexity_density(record: EvaluationRecord) -> Figure:
     """Every method of an evaluation; the dense model is the line that the others are measured by."""
     rows = tuple(_dot(run) for run in record.runs)
     subject = f"{record.model['name']} on {record.text.name}, protocol {record.protocol}, {record.dtype}"
+    windows = {run.length_tokens: run.windows for run in record.runs}
     return Figure(
         name="perplexity_density",
         title="Perplexity against density",
         claim=" ".join(_claim([row for row in rows if row.length_tokens == length]) for length in _lengths(rows)),
         rows=rows,
-        draw=partial(_draw, rows, subject),
+        draw=partial(_draw, rows, subject, windows),
         notes=(
             "Density: kept / allowed pairs of attention, over all layers, heads and windows. Whiskers: one standard error of the loss "
             "difference to dense, which pairs the windows.",
@@ -89,7 +90,7 @@ def _claim(rows: list[PerplexityDot]) -> str:
     return f"{where}; no sparse method was tried."
 
 
-def _draw(rows: tuple[PerplexityDot, ...], subject: str) -> Canvas:
+def _draw(rows: tuple[PerplexityDot, ...], subject: str, windows: dict[int, int]) -> Canvas:
     lengths = _lengths(rows)
     figure = canvas(0.6 + PANEL_INCHES * len(lengths))
     heading(figure, f"Measured · {subject}", INK)
@@ -100,11 +101,13 @@ def _draw(rows: tuple[PerplexityDot, ...], subject: str) -> Canvas:
     for axes, length in zip(panels, lengths, strict=True):
         here = [row for row in rows if row.length_tokens == length]
         drawn.append((axes, here, _draw_panel(axes, here, colour[str(length)], shape)))
+        axes.set_title(f"length {length} tokens, {counted(windows[length], 'window')}", color=colour[str(length)])
     densities = [row.density for row in rows if row.method != DENSE] or [1.0]
     panels[0].set_xlim(0.8 * min(densities), min(1.3, 1.6 * max(densities)))
     panels[-1].set_xlabel("density: kept / allowed pairs of attention (logarithmic)")
+    whiskers = "; whiskers: standard error" if any(row.lower_perplexity is not None for row in rows) else ""
     figure.supylabel(
-        f"measured perplexity a token, and increase over dense (linear to {percent(TOLERANCE)}, then logarithmic)",
+        f"measured perplexity a token, and increase over dense\n(linear to {percent(TOLERANCE)}, then logarithmic{whiskers})",
         fontsize=8.5,
         color=SOFT_INK,
     )
@@ -145,7 +148,6 @@ def _draw_panel(axes: Axes, rows: list[PerplexityDot], colour: str, shape: dict[
             markeredgewidth=0.5,
             zorder=3,
         )
-    axes.set_title(f"length {dense.length_tokens} tokens", color=colour)
     axes.tick_params(labelbottom=True)
     logarithmic(axes.xaxis, steps=(1, 2, 3, 5, 7))
     _set_perplexity_scale(axes, rows, dense.perplexity)

@@ -79,6 +79,6 @@ def _draw(rows: tuple[SplitTiming, ...], subject: str) -> Canvas:
     logarithmic(axes.xaxis, steps=(1, 1.5, 2, 3, 4, 5, 6, 8))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("perplexity a token (logarithmic)")
-    axes.set_ylabel("time of a decoded token, ms")
+    axes.set_ylabel("time of a decoded token, ms (bars: quartiles)")
     axes.legend(loc="best")
     return figure

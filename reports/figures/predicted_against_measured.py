@@ -93,6 +93,13 @@ def _draw(rows: tuple[PredictedPoint, ...], panels: tuple[str, ...]) -> Canvas:
             here = [row for row in rows if row.constants == panel and (row.operation, row.kernel) == family]
             if not here:
                 continue
+            place.hlines(
+                [row.predicted_ms for row in here],
+                [row.first_quartile_ms for row in here],
+                [row.third_quartile_ms for row in here],
+                color=palette[number % len(palette)],
+                linewidth=0.7,
+            )
             place.scatter(
                 [row.measured_ms for row in here],
                 [row.predicted_ms for row in here],
@@ -105,7 +112,7 @@ def _draw(rows: tuple[PredictedPoint, ...], panels: tuple[str, ...]) -> Canvas:
             )
         logarithmic(place.xaxis)
         logarithmic(place.yaxis)
-        place.set(xlim=(low, high), ylim=(low, high), aspect="equal", title=panel, xlabel="measured ms (logarithmic)")
+        place.set(xlim=(low, high), ylim=(low, high), aspect="equal", title=panel, xlabel="measured ms (logarithmic; lines: quartiles)")
     axes[0].set_ylabel("predicted ms (logarithmic); band: ±20 %")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)

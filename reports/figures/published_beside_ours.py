@@ -80,8 +80,9 @@ def _draw(rows: tuple[ClaimPoint, ...]) -> Canvas:
     for axes, panel in zip(grid, panels, strict=True):
         _draw_panel(axes, [row for row in rows if (row.claim, row.quantity) == panel])
     grid[-1].set_xlim(min(0.8, 0.7 * low), 1.7 * high)
-    grid[-1].set_xlabel("times as fast, or times less energy (logarithmic): published, simulated and measured are series of their own")
-    figure.legend(handles=[_mark(source) for source in SHAPES], loc="outside upper right", ncols=3)
+    figure.supxlabel("times as fast, or times less energy (logarithmic)", fontsize=8.5, color=SOFT_INK)
+    drawn = {row.source for row in rows}
+    figure.legend(handles=[_mark(source) for source in SHAPES if source in drawn], loc="outside upper right", ncols=3)
     return figure
 
 

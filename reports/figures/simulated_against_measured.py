@@ -107,7 +107,8 @@ def _draw(rows: tuple[Ratio, ...]) -> Canvas:
         heading(part, WARNING.format(device=here[0].device), INK)
         axes = part.subplots()
         _draw_panel(axes, here)
-        part.legend(*axes.get_legend_handles_labels(), loc="outside lower left")
+        bars, labels = axes.get_legend_handles_labels()
+        part.legend([bar[0] for bar in bars], labels, loc="outside lower left")  # markers without whiskers
     return figure
 
 
@@ -132,8 +133,9 @@ def _draw_panel(axes: Axes, rows: list[Ratio]) -> None:
             markerfacecolor=SIMULATED[0],
             markeredgecolor=MEASURED[number],
             markeredgewidth=1.6,
-            ecolor=MEASURED[number],
+            ecolor=INK,  # or the line from 1 would hide the lower quartile
             elinewidth=1,
+            capsize=2.5,
             label=f"over {opponent}: {significant(duels[0].measured_ms)} ms",
         )
         for place, row, ratio in zip(places, duels, ratios, strict=True):

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from xmsim.reports.bench import DENSE, SPARSE, Bench, Series, TotalTime, benches
 from xmsim.reports.figures.figure import Figure
-from xmsim.reports.figures.style import HATCH, INK, MEASURED, SOFT_INK, canvas, heading, horizontal_bars, write_value
+from xmsim.reports.figures.style import HATCH, MEASURED, SOFT_INK, canvas, heading, horizontal_bars, write_value, write_whisker
 from xmsim.reports.load import Comparison
 from xmsim.reports.words import capitalised, factor, milliseconds
 
@@ -49,7 +49,8 @@ def speedup_measured(comparison: Comparison) -> Figure:
         rows=rows,
         draw=partial(_draw, rows),
         notes=(
-            "Times are sums over layers and windows of medians; whiskers are the sums of quartiles.",
+            "Times are sums over layers and windows of medians; whiskers are the sums of quartiles. Those of a speedup are the dense "
+            "attention's median over these quartiles.",
             "Only a time that includes the making of the mask is a fair speedup: a mask is not given to anyone for free.",
             *((COLD,) if any("read_before_each_call_bytes" in one.record.conditions for one in comparison.measured) else ()),
         ),
@@ -118,18 +119,20 @@ def _draw(rows: tuple[MeasuredBar, ...]) -> Canvas:
 
 
 def _draw_speedups(axes: Axes, rows: list[MeasuredBar]) -> None:
-    reach = max((row.speedup or 0 for row in rows), default=1) or 1
+    reach = max((row.speedup * row.time_ms / row.first_quartile_ms for row in rows if row.speedup), default=1.0)
     for place, row in enumerate(rows):
         if row.speedup is None:
             axes.text(0, place, " no dense attention measured", va="center", style="italic", color=SOFT_INK, fontsize=8)
             continue
         _bar_on(axes, place, row.speedup, ATTENTION_COLOUR)
-        write_value(axes, factor(row.speedup), row.speedup, place)
+        low, high = (row.speedup * row.time_ms / quartile_ms for quartile_ms in (row.third_quartile_ms, row.first_quartile_ms))
+        write_whisker(axes, row.speedup, low, high, place)
+        write_value(axes, factor(row.speedup), high, place)
     axes.set_yticks(range(len(rows)), [f"{row.what}\n{row.means}" for row in rows])
     axes.axvline(1, color=SOFT_INK, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.set_xlim(0, 1.25 * max(reach, 1))
     axes.set_title("raw")
-    axes.set_xlabel("measured speedup over the\nfastest dense attention (×)")
+    axes.set_xlabel("measured speedup over the fastest dense\nattention (×; whiskers: quartiles)")
     horizontal_bars(axes)
 
 
@@ -139,8 +142,7 @@ def _draw_times(axes: Axes, rows: list[MeasuredBar]) -> None:
         _bar_on(axes, place, row.attention_ms, ATTENTION_COLOUR)
         if row.mask_ms:
             _bar_on(axes, place, row.mask_ms, MASK_COLOUR, left=row.attention_ms)
-        spread = [[max(0.0, row.time_ms - row.first_quartile_ms)], [max(0.0, row.third_quartile_ms - row.time_ms)]]
-        axes.errorbar(row.time_ms, place, xerr=spread, color=INK, elinewidth=0.9, capsize=2.5)
+        write_whisker(axes, row.time_ms, row.first_quartile_ms, row.third_quartile_ms, place)
         write_value(axes, f"{milliseconds(row.time_ms)}, n = {row.n}", max(row.third_quartile_ms, row.time_ms), place)
     axes.set_xlim(0, 1.5 * reach)
     axes.set_title("where the time goes")

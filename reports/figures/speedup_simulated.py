@@ -16,12 +16,12 @@ from xmsim.reports.comparison_views import ENERGY, EQUAL_AREA, EQUAL_PEAK, RAW, 
 from xmsim.reports.equal_accuracy import accuracy_groups
 from xmsim.reports.estimates import PERCENTILES
 from xmsim.reports.figures.figure import Figure
-from xmsim.reports.figures.style import INK, SIMULATED, SOFT_INK, canvas, colours, heading, horizontal_bars, write_value
+from xmsim.reports.figures.style import SIMULATED, SOFT_INK, canvas, colours, heading, horizontal_bars, write_value, write_whisker
 from xmsim.reports.load import Comparison
 from xmsim.reports.quality import quality_notes, quality_of
 from xmsim.reports.totals import machine_totals, sample_notes
 from xmsim.reports.views import ViewGroup, view_groups
-from xmsim.reports.words import capitalised, factor, listed, milliseconds, significant
+from xmsim.reports.words import MINUS, capitalised, factor, listed, milliseconds, significant
 
 PANELS_ACROSS = 3
 LABEL_LETTERS = 36  # what fits below a panel
@@ -68,9 +68,9 @@ def speedup_at_equal_accuracy(comparison: Comparison) -> Figure | None:
 
 def _figure(name: str, title: str, groups: Sequence[ViewGroup], comparison: Comparison, notes: tuple[str, ...] = ()) -> Figure:
     rows = tuple(row for group in groups for row in speedup_bars(group, comparison))
-    pitfalls = dict.fromkeys(
-        f"{capitalised(view.name)}: {' '.join(view.pitfalls)}" for group in groups for view in _views(group) if view.pitfalls
-    )
+    pitfalls: dict[str, dict[str, None]] = {}  # of a view, each once, whatever the number of groups
+    for view in (view for group in groups for view in _views(group) if view.pitfalls):
+        pitfalls.setdefault(view.name, {}).update(dict.fromkeys(view.pitfalls))
     return Figure(
         name=name,
         title=title,
@@ -82,7 +82,7 @@ def _figure(name: str, title: str, groups: Sequence[ViewGroup], comparison: Comp
             "Raw: cycles / clock. Every other view of speed is that time × (what the machine has / what the reference has), as if time "
             "fell in proportion to hardware, DRAM bandwidth included. "
             f"Whiskers: {PERCENTILES} of the ratio, by the error bars of the tables.",
-            *pitfalls,
+            *(f"{capitalised(name)}: {' '.join(sentences)}" for name, sentences in pitfalls.items()),
             *quality_notes(comparison),
             *sample_notes(one for group in groups for one in group.members),
             *dict.fromkeys(f"{row.machine}: {row.remark}." for row in rows if row.remark),
@@ -174,9 +174,7 @@ def _draw_panel(axes: Axes, rows: list[SpeedupBar], colour: dict[str, str]) -> N
             continue
         axes.barh(place, row.speedup, height=0.66, color=colour[row.machine])
         if row.speedup_high > row.speedup_low:
-            reached = [[max(0.0, row.speedup - row.speedup_low)], [max(0.0, row.speedup_high - row.speedup)]]
-            for colour_of_line, width in (("white", 3.0), (INK, 1.1)):  # edged in white, to be seen on dark bars
-                axes.errorbar(row.speedup, place, xerr=reached, fmt="none", ecolor=colour_of_line, elinewidth=width, capsize=2.5)
+            write_whisker(axes, row.speedup, row.speedup_low, row.speedup_high, place)
         time = f" · {milliseconds(row.time_ms)}" if row.time_ms is not None and row.normalisation == RAW else ""
         write_value(axes, f"{factor(row.speedup)}{time}", max(row.speedup, row.speedup_high), place)
     axes.set_yticks(range(len(rows)), [_label(row) for row in rows])
@@ -193,8 +191,9 @@ def _draw_panel(axes: Axes, rows: list[SpeedupBar], colour: dict[str, str]) -> N
 
 def _label(row: SpeedupBar) -> str:
     name, _, method = row.machine.partition(" · ")
-    lines = [name, fill(method or row.method, METHOD_LETTERS), f"density {significant(row.density)}"]
+    lines = [fill(name, METHOD_LETTERS), fill(method or row.method, METHOD_LETTERS), f"density {significant(row.density)}"]
     if row.perplexity is not None and row.perplexity_increase is not None:
         error = f" ± {100 * row.perplexity_increase_error:.1f}" if row.perplexity_increase_error is not None else ""
-        lines.append(f"perplexity {100 * row.perplexity_increase:+.1f}{error} %" if row.perplexity_increase else "perplexity of dense")
+        increase = f"{100 * row.perplexity_increase:+.1f}".replace("-", MINUS)
+        lines.append(f"perplexity {increase}{error} %" if row.perplexity_increase else "perplexity of dense")
     return "\n".join(lines)

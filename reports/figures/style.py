@@ -22,7 +22,7 @@ WIDTH_INCHES = 9.2
 
 SIMULATED = ("#0b3c6f", "#3b8bc9", "#0f766e", "#8fc1e8", "#4b54b0", "#4fb3a4", "#a3a9e0")
 MEASURED = ("#a63c06", "#f0913a", "#6b4423", "#f6c28b")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")  # one more than colours, so that both start over together only after 56 labels
 HATCH = "////"
 
 INK = "#22262b"
@@ -96,11 +96,18 @@ def write_value(axes: Axes, text: str, end: float, place: float, *, side: str = 
     )
 
 
+def write_whisker(axes: Axes, value: float, low: float, high: float, place: float) -> None:
+    """From low to high around the end of a horizontal bar, edged in white, to be seen on dark bars."""
+    reached = [[max(0.0, value - low)], [max(0.0, high - value)]]
+    for colour, width in (("white", 3.0), (INK, 1.1)):
+        axes.errorbar(value, place, xerr=reached, fmt="none", ecolor=colour, elinewidth=width, capsize=2.5)
+
+
 def logarithmic(axis: XAxis | YAxis, *, steps: Sequence[float] = (1,)) -> None:
     """A logarithmic axis with plain numbers at steps × powers of ten."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_locator(LogLocator(subs=steps))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 

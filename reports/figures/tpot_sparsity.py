@@ -13,6 +13,7 @@ from xmsim.reports.figures.style import INK, MARKERS, MEASURED, canvas, heading
 from xmsim.reports.words import factor, percent, significant
 
 TORCH = "torch"
+LINES = ("-", "--", ":", "-.")  # by attention; kinds of layers differ in colour and mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def _draw(rows: tuple[TokenTiming, ...], subject: str) -> Canvas:
     figure = canvas(4.4)
     heading(figure, f"Measured · {subject}", INK)
     axes = figure.subplots()
-    attentions = len({row.attention for row in rows})
+    attentions = list(dict.fromkeys(row.attention for row in rows))
     lines = dict.fromkeys((row.layers, row.attention) for row in rows)
     kinds = list(dict.fromkeys(layers for layers, _ in lines))
     for layers, attention in lines:
@@ -74,13 +75,13 @@ def _draw(rows: tuple[TokenTiming, ...], subject: str) -> Canvas:
             ],
             marker=MARKERS[place % len(MARKERS)],
             color=INK if layers == TORCH else MEASURED[place % len(MEASURED)],
-            linestyle="--" if "graph" in attention else "-",
+            linestyle=LINES[attentions.index(attention) % len(LINES)],
             markersize=5.5,
             elinewidth=0.8,
-            label=f"{layers}, {attention}" if attentions > 1 else layers,
+            label=f"{layers}, {attention}" if len(attentions) > 1 else layers,
         )
     axes.set_ylim(bottom=0)
     axes.set_xlabel("share of the weights that is zero")
-    axes.set_ylabel("time of a decoded token, ms")
-    axes.legend(loc="best")
+    axes.set_ylabel("time of a decoded token, ms (bars: quartiles)")
+    axes.legend(loc="best", handlelength=3.2)
     return figure

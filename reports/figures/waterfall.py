@@ -14,7 +14,7 @@ from xmsim.reports.difference.difference import difference_sentences
 from xmsim.reports.difference.record import Difference
 from xmsim.reports.figures.figure import Figure
 from xmsim.reports.figures.style import RULE, SIMULATED, SOFT_INK, canvas, horizontal_bars, write_value
-from xmsim.reports.words import significant, spaced
+from xmsim.reports.words import MINUS, significant, spaced
 
 FEWER, MORE = SIMULATED[2], "#b0458f"  # apart under every common kind of colour blindness, and the sign is written
 
@@ -87,7 +87,7 @@ def _draw_panel(axes: Axes, rows: Sequence[Step]) -> None:
         end = start + value
         colour = SIMULATED[0] if row.kind == "total" else FEWER if value < 0 else MORE
         axes.barh(place, value, left=start, height=0.66, color=colour)
-        sign = "" if row.kind == "total" else "+" if value > 0 else "−" if value < 0 else ""
+        sign = "" if row.kind == "total" else "+" if value > 0 else MINUS if value < 0 else ""
         bar = (
             f" ({significant(scale * row.low)} to {significant(scale * row.high)})" if row.low is not None and row.high is not None else ""
         )
@@ -101,7 +101,11 @@ def _draw_panel(axes: Axes, rows: Sequence[Step]) -> None:
     axes.axvline(0, color=SOFT_INK, linewidth=0.8)
     axes.set_xlim(min(0.0, 1.15 * min(ends)), 1.4 * max(ends))
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 10 or not value else f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     horizontal_bars(axes)
     axes.set_title(f"Simulated {rows[0].panel}, from {rows[0].name} to {rows[-1].name}", color=SIMULATED[0])
     axes.set_xlabel(f"simulated {unit}" if unit == "cycles" else f"estimated {unit}, nominal; in brackets 5 to 95 % of the step")
+
+
+def _tick(value: float) -> str:
+    return (f"{value:,.0f}" if abs(value) >= 10 or not value else f"{value:g}").replace("-", MINUS)

@@ -95,7 +95,7 @@ def test_each_length_has_its_own_claim_and_panel_with_its_own_dense_line():
     figure = perplexity_density(record(*SOME, run("dense", 18, 1.0, length=2048), run("xm", 19, 0.1, length=2048)))
     assert "At 1024 tokens" in figure.claim and "At 2048 tokens, perplexity 18.00 when dense" in figure.claim
     panels = figure.draw().axes
-    assert [axes.get_title() for axes in panels] == ["length 1024 tokens", "length 2048 tokens"]
+    assert [axes.get_title() for axes in panels] == ["length 1024 tokens, 4 windows", "length 2048 tokens, 4 windows"]
     texts = [{text.get_text() for text in axes.findobj(Annotation)} for axes in panels]
     assert texts == [{"dense 20.00", "sanger", "nm", "xm"}, {"dense 18.00", "xm"}]
 

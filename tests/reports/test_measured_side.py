@@ -141,6 +141,11 @@ def test_a_benchmark_without_baselines_is_left_out_in_a_sentence(simulated):
     assert collection.benchmarks == ()
 
 
+def test_a_benchmark_without_baselines_alone_is_nothing_to_compare():
+    with pytest.raises(XmsimError, match=r"engines_cpu\.json alone cannot be compared; name files that simulate"):
+        collect([COMMITTED / "engines_cpu.json"])
+
+
 @pytest.mark.parametrize("old, new", [('"median": 1.6', '"median": 9.6'), ('"median_ms": 3.0', '"median_ms": 0'), ('"n": 60', '"n": 0')])
 def test_a_median_outside_its_quartiles_is_refused(generated, old, new):
     text = generated.read_text()

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from xmsim.configs.errors import RecordError
+from xmsim.configs.errors import RecordError, XmsimError
 from xmsim.configs.record import write_record
 from xmsim.reports.collection import collect
 from xmsim.reports.compare import compare, contents_of
@@ -86,6 +86,11 @@ def test_a_calibration_without_kernels_of_its_processor_is_left_out_in_a_sentenc
     assert collection.predicted == () and collection.left_out == (
         "calibration.json: left out, as no benchmark or generation record of its processor is here whose kernels it could predict.",
     )
+
+
+def test_a_calibration_alone_is_nothing_to_compare(constants, made_up_models):
+    with pytest.raises(XmsimError, match=r"calibration\.json alone cannot be compared; name files that simulate"):
+        collect([constants("calibration")], made_up_models)
 
 
 def test_without_models_constants_are_refused(constants):

@@ -22,6 +22,15 @@ def test_the_claim_is_the_largest_gain_over_torch_at_the_same_sparsity_and_atten
     assert "on spdp at 50 %" in tpot_sparsity([row("spdp", 0.5, 6)], "a model").claim
 
 
+def test_two_kinds_of_attention_are_told_apart_by_their_lines():
+    rows = [
+        row(layers, sparsity, 10, attention) for layers in ("torch", "spdp") for attention in ("native", "sdpa") for sparsity in (0, 0.5)
+    ]
+    (axes,) = tpot_sparsity(rows, "a model").draw().axes
+    lines = [one[0] for one in axes.containers]
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == len(lines) == 4
+
+
 def test_its_files_hold_every_row(tmp_path):
     figure = tpot_sparsity([row("torch", 0, 10), row("torch", 0.5, 9), row("spdp", 0.5, 6)], "a model")
     figure.save_png(tmp_path / "figure.png")
