@@ -7,7 +7,15 @@ zstandard are missing.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what editors and type checkers see of the names below
+    from xmsim.workloads.attachment.attach import attach, detach
+    from xmsim.workloads.attention import AttentionWorkload
+    from xmsim.workloads.extraction.extract import extract_trace
+    from xmsim.workloads.linear import LinearWorkload
+    from xmsim.workloads.models.linear_exchange import exchanged_layers, sparsify
+    from xmsim.workloads.models.loading import load_model
 
 _HOME = {
     "AttentionWorkload": "xmsim.workloads.attention",
@@ -26,3 +34,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """With the names that are not imported yet, for help() and completion."""
+    return sorted({*globals(), *__all__})

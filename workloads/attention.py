@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ class AttentionWorkload:
     keys: the last query sees the last key.
     """
 
-    words: npt.NDArray[np.uint64]  # [heads, queries, ceil(keys / 64)]
+    words: npt.NDArray[np.uint64] = field(repr=False)  # [heads, queries, ceil(keys / 64)]; they fill a screen
     keys: int
     head_dim: int
     kv_heads: int

@@ -76,7 +76,7 @@ def attach(model: Any, method: Method | str | Path) -> AttachedMethod:
     config: Any = getattr(network, "config", None)
     if not hasattr(config, "model_type"):
         raise ModelError(f"a method is attached to a transformers model, got {type(network).__name__}; load one with load_model")
-    layers = AttachedLayers(config.model_type, getattr(config, "num_hidden_layers", 0), chosen)
+    layers = AttachedLayers(config, chosen)
     if config._attn_implementation == NAME:
         raise ModelError(f"{config.model_type}: a method is attached to this model already; detach it first")
     if config.is_encoder_decoder:

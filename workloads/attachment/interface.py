@@ -56,9 +56,9 @@ def _attention(
     layers = _LAYERS.get(module)
     if layers is None:
         raise ModelError("this model was copied while a method was attached to the original; detach it before copying")
-    for name in UNRECORDED:
+    for name, cause in UNRECORDED.items():
         if keywords.get(name) is not None:
-            raise layers.refuse(f"it changes its scores through {name}")
+            raise layers.refuse(f"it changes its scores through {cause}")
     operands = Operands(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling, dropout=dropout)
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
     return layers.attend(module, operands, attention_mask, causal=causal), None

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from xmsim.workloads.attachment.layer import AttachedLayer
 from xmsim.workloads.attachment.mask import AttachedMask, full_mask, given_mask
 from xmsim.workloads.attachment.operands import Operands
-from xmsim.workloads.extraction.captured import VERIFIED
+from xmsim.workloads.extraction.captured import VERIFIED, layers_seen
 from xmsim.workloads.methods.library import Method
 from xmsim.workloads.models.loading import ModelError
 
@@ -16,9 +16,9 @@ from xmsim.workloads.models.loading import ModelError
 class AttachedLayers:
     """The attention layers of a model, in the order in which they first run."""
 
-    def __init__(self, family: str, layers: int, method: Method) -> None:
-        self._family = family
-        self._layers = layers
+    def __init__(self, config: Any, method: Method) -> None:
+        self._family = config.model_type
+        self._config = config.get_text_config()  # where a model reads more than text, that is the part of it that decodes
         self._method = method
         self.seen: list[AttachedLayer] = []  # those that have run
         self._of_module: WeakKeyDictionary[Any, AttachedLayer] = WeakKeyDictionary()  # the model is not ours to keep alive
@@ -52,8 +52,8 @@ class AttachedLayers:
         Raises:
             ModelError: not every layer of the model has run under the method.
         """
-        if len(self.seen) != self._layers:
-            raise self.refuse(f"attention was seen in {len(self.seen)} of {self._layers} layers")
+        if len(self.seen) != self._config.num_hidden_layers:
+            raise self.refuse(layers_seen(self._config, len(self.seen)))
 
     def refuse(self, reason: str) -> ModelError:
         """The error for a family whose attention cannot be replaced."""

@@ -10,6 +10,7 @@ from xmsim.workloads.models.loading import ModelError
 
 # (window, head, query, key) -> whether the pair is allowed; integer tensors that broadcast, transformers' mask functions
 PairRule = Callable[[Any, Any, Any, Any], Any]
+_OWN_MASK = "this model changes its attention mask by a function of its own, which an attached method cannot follow"
 _FIXED_CACHE = "an attached method needs a cache that grows with the text; leave cache_implementation at its default"
 
 
@@ -48,6 +49,10 @@ class WindowPairs:
         return allowed.expand(-1, -1, len(query), len(key))
 
 
+class _NoTensor(ModelError, AttributeError):
+    """A mask was asked for what only a tensor has."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AttachedMask:
     """What the attention layers of a model are given in place of a mask tensor."""
@@ -64,6 +69,14 @@ class AttachedMask:
             ModelError: always.
         """
         raise ModelError(_FIXED_CACHE)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """What a model asks of a mask that it goes on to change, e.g. its dtype.
+
+        Raises:
+            ModelError: always; hasattr() says no.
+        """
+        raise _NoTensor(_OWN_MASK)
 
 
 def build_mask(
@@ -87,7 +100,7 @@ def build_mask(
     if not isinstance(q_offset, int) or q_offset + q_length != kv_offset + kv_length:
         raise ModelError(_FIXED_CACHE)
     if use_vmap:
-        raise ModelError("this model changes its attention mask by a function of its own, which an attached method cannot follow")
+        raise ModelError(_OWN_MASK)
     queries, keys = range(q_offset, q_offset + q_length), range(kv_offset, kv_offset + kv_length)
     return _mask(mask_function, queries, keys, batch_size, device, valid=attention_mask)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from xmsim.workloads.extraction.capture_bloom import bloom_capture
 from xmsim.workloads.extraction.capture_interface import interface_capture
-from xmsim.workloads.extraction.captured import Sink, Take
+from xmsim.workloads.extraction.captured import Sink, Take, layers_seen
 from xmsim.workloads.models.loading import LoadedModel
 
 _ADAPTERS = {"bloom": bloom_capture}  # families that keep their own attention
@@ -23,11 +23,11 @@ def capture(loaded: LoadedModel, valid_tokens: Sequence[int], take: Take) -> Ite
     Raises:
         ModelError: the family cannot be captured, or not every layer was.
     """
-    sink = Sink(loaded.family, valid_tokens, take)
     config = loaded.model.config
+    sink = Sink(config, valid_tokens, take)
     if config.is_encoder_decoder:
         raise sink.refuse("it is an encoder and a decoder in one")
     with _ADAPTERS.get(loaded.family, interface_capture)(loaded.model, sink):
         yield
     if sink.layers != config.num_hidden_layers:
-        raise sink.refuse(f"attention was seen in {sink.layers} of {config.num_hidden_layers} layers")
+        raise sink.refuse(layers_seen(config, sink.layers))

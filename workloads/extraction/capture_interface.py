@@ -16,8 +16,15 @@ from xmsim.traces.manifest import Bias
 from xmsim.workloads.extraction.captured import CapturedLayer, Sink
 
 _NAME = "xmsim_capture"
-# keywords through which some families change their scores in ways that a trace does not record
-UNRECORDED = ("position_bias", "softcap", "s_aux", "sinks", "indices", "block_indices")
+# keywords through which some families change their scores in ways that a trace does not record, and what they are
+UNRECORDED = {
+    "position_bias": "a position bias",
+    "softcap": "a softcap",
+    "s_aux": "attention sinks",
+    "sinks": "attention sinks",
+    "indices": "a choice of keys of its own",
+    "block_indices": "a choice of keys of its own",
+}
 _SINK: ContextVar[Sink] = ContextVar("xmsim_capture_sink")  # the function itself is global, so it holds no state
 
 
@@ -57,9 +64,9 @@ def _attention(
 ) -> tuple[Any, None]:
     """Attention as transformers calls it. Probabilities are not returned: nobody asks, and they are the largest tensor."""
     sink = _SINK.get()
-    for name in UNRECORDED:
+    for name, cause in UNRECORDED.items():
         if keywords.get(name) is not None:
-            raise sink.refuse(f"layer {sink.layers} changes its scores through {name}")
+            raise sink.refuse(f"layer {sink.layers} changes its scores through {cause}")
     captured = CapturedLayer(
         layer=sink.layers,
         q=query,

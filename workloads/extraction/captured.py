@@ -9,7 +9,8 @@ from typing import Any
 from xmsim.traces.manifest import Bias
 from xmsim.workloads.models.loading import ModelError
 
-VERIFIED = "Llama, Mistral, Qwen2, OPT, GPT-2, GPT-NeoX, BLOOM and BERT are verified"
+VERIFIED = "docs/how_to/own_model.md lists the families that are verified"
+_ATTENTION_KINDS = {"full_attention", "sliding_attention", "chunked_attention", "hybrid", "attention"}  # words of config.layer_types
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,20 +60,25 @@ Take = Callable[[CapturedLayer], None]
 class Sink:
     """Numbers the layers of one forward pass, checks that a trace can hold them, and hands them on."""
 
-    def __init__(self, family: str, valid_tokens: Sequence[int], take: Take) -> None:
+    def __init__(self, config: Any, valid_tokens: Sequence[int], take: Take) -> None:
         self.layers = 0  # seen so far
         self.valid_tokens = tuple(valid_tokens)
-        self._family = family
+        self._config = config
         self._take = take
 
     def add(self, captured: CapturedLayer) -> None:
         """Hand on the next layer.
 
         Raises:
-            ModelError: its mask is not what its bias says.
+            ModelError: its mask is not what its bias says, or its values are of another size than its keys.
         """
+        key_dim, value_dim = captured.k.shape[3], captured.v.shape[3]
+        if key_dim != value_dim:
+            raise self.refuse(f"a key has {key_dim} elements and a value {value_dim} (multi-head latent attention), and a trace one size")
         if not self.allows(captured.mask, captured.bias):
-            raise self.refuse(f"the mask of layer {captured.layer} is neither causal nor a sliding window nor padding alone")
+            chunk = getattr(self._config, "attention_chunk_size", None)
+            chunks = f" (it attends in chunks of {chunk} tokens: ask for that many or fewer)" if chunk else ""
+            raise self.refuse(f"the mask of layer {captured.layer} is neither causal nor a sliding window nor padding alone{chunks}")
         self.layers += 1
         self._take(captured)
 
@@ -92,4 +98,11 @@ class Sink:
 
     def refuse(self, reason: str) -> ModelError:
         """The error for a family whose attention a trace cannot hold."""
-        return ModelError(f"{self._family}: this model family cannot be extracted, {reason}; {VERIFIED}")
+        return ModelError(f"{self._config.model_type}: this model family cannot be extracted, {reason}; {VERIFIED}")
+
+
+def layers_seen(config: Any, seen: int) -> str:
+    """What to say where attention did not run once in each layer."""
+    kinds = sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_KINDS)
+    others = f", the others being of kind {', '.join(kinds)}" if kinds else ""
+    return f"attention was seen in {seen} of {config.num_hidden_layers} layers{others}"

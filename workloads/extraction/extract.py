@@ -14,13 +14,14 @@ from xmsim.traces.storage import storage_dtype
 from xmsim.traces.store import Trace, open_trace
 from xmsim.traces.writer import TraceWriter
 from xmsim.workloads.extraction.capture import capture
-from xmsim.workloads.extraction.captured import CapturedLayer
+from xmsim.workloads.extraction.captured import VERIFIED, CapturedLayer
 from xmsim.workloads.extraction.derived import check_storable, linear_weights, store_masks, store_weights
 from xmsim.workloads.methods.library import Method, load_method
 from xmsim.workloads.models.loading import LoadedModel, ModelError, load_model
 from xmsim.workloads.texts.windows import SHIPPED_TEXT, read_text, token_windows
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+_TRIAL_TOKENS = 8
 Progress = Callable[[int, int], None]  # (layers done, layers in all)
 # facts about a run of transformers, not about the model
 _NOT_THE_MODEL = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "attn_implementation", "_attn_implementation_internal")
@@ -119,6 +120,7 @@ def extract_windows(
     steps = len(plan.layer_ids) * (1 + bool(masks) + weights) + activations
     if writer.missing:
         try:
+            _check_family(loaded, facts, token_ids[0][:_TRIAL_TOKENS])
             _fill(writer, loaded, token_ids, lambda done, _: progress(done, steps))
         except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError when memory is full
             if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _OUT_OF_MEMORY):
@@ -143,6 +145,29 @@ def extract_windows(
     return open_trace(out)
 
 
+def _check_family(loaded: LoadedModel, facts: ModelFacts, token_ids: Sequence[int]) -> None:
+    """Run a few tokens and store nothing: a model that turns out in its last layer to be none for a trace leaves no layers behind.
+
+    Raises:
+        ModelError: the family cannot be captured, or its layers are not of the sizes that a manifest has.
+    """
+    import torch
+
+    expected = (facts.heads, facts.kv_heads, facts.head_dim)
+
+    def check(captured: CapturedLayer) -> None:
+        found = (captured.q.shape[1], captured.k.shape[1], captured.q.shape[3])
+        if found != expected:
+            own, configured = (f"{heads} heads on {kv_heads} KV heads of {size} elements" for heads, kv_heads, size in (found, expected))
+            raise ModelError(
+                f"{loaded.family}: this model family cannot be extracted, layer {captured.layer} has {own}, its configuration says "
+                f"{configured}, and the layers of a trace are of one size; {VERIFIED}"
+            )
+
+    with torch.inference_mode(), capture(loaded, [len(token_ids)], check):
+        run_layers(loaded.model, [token_ids])
+
+
 def _fill(writer: TraceWriter, loaded: LoadedModel, token_ids: Sequence[Sequence[int]], progress: Progress) -> None:
     """Run the model and write the layers that are missing, each as soon as it is computed."""
     import torch
@@ -164,6 +189,7 @@ def _fill(writer: TraceWriter, loaded: LoadedModel, token_ids: Sequence[Sequence
 def run_layers(model: Any, token_ids: Sequence[Sequence[int]]) -> Any:
     """Run the layers of a model, without its head and without a cache, on windows padded on the right."""
     import torch
+    from transformers import PreTrainedModel
 
     tokens = max(len(ids) for ids in token_ids)
     padded = torch.tensor([[*ids, *[0] * (tokens - len(ids))] for ids in token_ids], device=model.device)
@@ -171,7 +197,10 @@ def run_layers(model: Any, token_ids: Sequence[Sequence[int]]) -> Any:
     if any(len(ids) < tokens for ids in token_ids):
         valid = [[1] * len(ids) + [0] * (tokens - len(ids)) for ids in token_ids]
         inputs["attention_mask"] = torch.tensor(valid, device=model.device)
-    return model.base_model(**inputs, use_cache=False)
+    body = model.base_model
+    if body is model:  # an encoder; or Llama 4, which does not find its own
+        body = next((part for part in model.children() if isinstance(part, PreTrainedModel)), model)
+    return body(**inputs, use_cache=False)
 
 
 def model_facts(loaded: LoadedModel) -> ModelFacts:
@@ -183,14 +212,17 @@ def model_facts(loaded: LoadedModel) -> ModelFacts:
     config = loaded.model.config
     for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"):
         if getattr(config, name, None) is None:
-            raise ModelError(f"{loaded.family}: this model family cannot be extracted, its configuration has no {name}")
+            cause = "it reads more than text" if config.get_text_config() is not config else "which models with attention have"
+            reason = f"its configuration has no {name}, {cause}"
+            raise ModelError(f"{loaded.family}: this model family cannot be extracted, {reason}; {VERIFIED}")
+    first = config.per_layer_config[0] if getattr(config, "is_heterogeneous", False) else config  # where layers differ in such sizes
     return ModelFacts(
         name=loaded.name,
         family=loaded.family,
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        kv_heads=getattr(first, "num_key_value_heads", None) or config.num_attention_heads,
+        head_dim=getattr(first, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         hidden_size=config.hidden_size,
         vocabulary=config.vocab_size,
         config_sha256=config_sha256(config),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from xmsim.configs.errors import XmsimError
 from xmsim.workloads.measurement import Timing
 from xmsim.workloads.measuring.generation_record import GenerationRun, Ratio
 from xmsim.workloads.measuring.linear_variants import TORCH, LinearVariants
@@ -36,6 +37,8 @@ def time_generation(
         attention: what the attention runs on, for the record.
         save_per_token: keep every time, not their summary alone.
         progress: called after each round.
+    Raises:
+        XmsimError: the model has no cache, or does not run on a kernel.
     """
     kernels = list(variants.layers)
     first_ms: dict[str, list[float]] = {kernel: [] for kernel in kernels}
@@ -44,7 +47,12 @@ def time_generation(
         for kernel in kernels:
             variants.use(kernel)
             with round_range(done, warmup, kernel):
-                first, tokens = generate_once(model, prompt, new_tokens)
+                try:
+                    first, tokens = generate_once(model, prompt, new_tokens)
+                except AttributeError as error:  # a block that reads the weights of its layers by itself
+                    raise XmsimError(
+                        f"{model.config.model_type}: this family does not run on kernel {kernel} ({error}); choose layers by --include"
+                    ) from error
             if done >= warmup:
                 first_ms[kernel].append(first)
                 token_ms[kernel].append(tokens)
@@ -87,6 +95,8 @@ def generate_once(model: Any, prompt: Any, new_tokens: int) -> tuple[float, list
     def step(tokens: Any, cache: Any) -> tuple[Any, Any, float]:
         begin = time.perf_counter()
         out = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        if getattr(out, "past_key_values", None) is None:
+            raise XmsimError(f"{model.config.model_type}: this model family gives back no cache that decoding could go on from")
         chosen = out.logits[:, -1:].argmax(dim=-1)
         if chosen.is_cuda:
             torch.cuda.synchronize()

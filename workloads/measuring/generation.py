@@ -25,7 +25,7 @@ from xmsim.workloads.measuring.reached_sparsity import with_sparsity
 from xmsim.workloads.measuring.static_decoding import time_graphs
 from xmsim.workloads.measuring.threads import thread_limit
 from xmsim.workloads.models import native_attention
-from xmsim.workloads.models.linear_exchange import gpu_kinds, linear_layers, restore_layers, set_thresholds
+from xmsim.workloads.models.linear_exchange import gpu_kinds, linear_layers, restore_layers, set_thresholds, share_of_experts
 from xmsim.workloads.models.loading import LoadedModel, load_model
 from xmsim.workloads.models.shape import load_shape, random_model
 
@@ -93,8 +93,13 @@ def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, d
     with thread_limit(threads), native.pinned_threads(native.default_threads()):
         loaded, weights = _model(plan)
         model = loaded.model
+        if plan.attention in ATTENTION_BACKENDS:
+            _use_attention(model, plan.attention)
+        elif plan.attention == native_attention.NAME:
+            native_attention.use_native_attention(model)
         if TWO_FOUR in plan.kernels:
             _check_fours(linear_layers(model, include=plan.include))
+        experts = share_of_experts(model)
         shapes: dict[tuple[int, int], Any] = {}  # the first layer of each
         for layer in linear_layers(model, include=plan.include).values():
             shapes.setdefault(_shape_of(layer), layer)
@@ -124,11 +129,7 @@ def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, d
             for kernel in (SPDP, TEAL):
                 set_thresholds(variants.layers.get(kernel, {}), activations.thresholds)
         with ExitStack() as stack:
-            if plan.attention in ATTENTION_BACKENDS:
-                _use_attention(model, plan.attention)
-            elif plan.attention == native_attention.NAME:
-                native_attention.use_native_attention(model)
-            else:
+            if plan.attention not in (*ATTENTION_BACKENDS, native_attention.NAME):
                 stack.enter_context(attach(model, plan.attention))
             prompt = _prompt(model, plan)
             generations: tuple[GenerationRun, ...] = ()
@@ -156,6 +157,7 @@ def measure_generation(plan: GenerationPlan, progress: Progress = lambda what, d
         "histograms_sha256": activations.histograms_sha256 if activations else None,
         "greedy_sha256": activations.greedy_sha256 if activations else None,
         "include": None if plan.include is None else list(plan.include),
+        "experts": round(experts, 3) or None,  # share of the model's weights, which no kernel of ours takes
         "threads": threads,
         "pinned": True,
         "pages": "huge where the system has them",
@@ -232,10 +234,15 @@ def _check_layers(variants: LinearVariants, sequences: int) -> None:
 
 
 def _use_attention(model: Any, backend: str) -> None:
+    own = model.config._attn_implementation
+    if own == backend:
+        return
+    if not model._can_set_attn_implementation():  # setting it would log a warning and do nothing
+        raise XmsimError(f"attention {backend}: {model.config.model_type} keeps its own; choose {own}")
     try:
         model.set_attn_implementation(backend)
     except (ImportError, ValueError) as error:  # a package or a GPU that it needs is missing
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
         raise XmsimError(
             f"attention {backend} is not possible here ({reason}); choose another of {', '.join(ATTENTION_BACKENDS)}"
         ) from error

@@ -9,7 +9,7 @@ from typing import Any
 
 from xmsim.configs.errors import nearest
 from xmsim.reference.formats import FORMATS, SparseBitmap, StoredFormat, write_format
-from xmsim.workloads.models.linear_exchange import linear_layers, restore_layers
+from xmsim.workloads.models.linear_exchange import linear_layers, restore_layers, share_of_experts
 from xmsim.workloads.models.loading import LoadedModel, ModelError, load_model, stored_dtype
 from xmsim.workloads.models.packed_folder import LAYERS_FILE, REST_FILE, Matrices
 from xmsim.workloads.models.whole_folder import check_free, write_folder
@@ -32,6 +32,7 @@ class ConvertedModel:
     density: float  # share of these layers' weights that is not zero
     packed_bytes: int
     dense_bytes: int  # in the same number format
+    experts: float  # share of the model's weights that lies in stacked matrices of experts, which stay as they are
 
     @property
     def bits_per_weight(self) -> float:
@@ -78,7 +79,8 @@ def convert_model(
         progress(len(matrices), len(layers))
     write_folder(out, lambda folder: _write(folder, loaded, matrices))
     packed = sum(matrix.nbytes for matrix in matrices.values())
-    return ConvertedModel(loaded.name, format, kind, len(matrices), kept / weights, packed, weights * _ELEMENT_BYTES[kind])
+    dense = weights * _ELEMENT_BYTES[kind]
+    return ConvertedModel(loaded.name, format, kind, len(matrices), kept / weights, packed, dense, share_of_experts(loaded.model))
 
 
 def _write(folder: Path, loaded: LoadedModel, matrices: Matrices) -> None:

@@ -63,7 +63,8 @@ def linear_layers(model: Any, *, include: str | Sequence[str] | None = None, exc
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    all_layers = {name: module for name, module in model.named_modules() if isinstance(module, Linear | Conv1D)}
+    kinds = (Linear, Conv1D)
+    all_layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds) and not _is_router(module)}
     included, excluded = _patterns(include), _patterns(exclude)
     for pattern in (*included, *excluded):
         if not any(fnmatchcase(name, pattern) for name in all_layers):
@@ -89,10 +90,26 @@ def all_layers(model: Any) -> dict[str, Any]:
 
     kinds = (Linear, Conv1D, *kernel_kinds().values(), *gpu_kinds().values())
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    found = {name: module for name, module in model.named_modules() if isinstance(module, kinds) and module is not head}
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) and module is not head and not _is_router(module)
+    }
     if not found:
         raise ModelError("the model has no linear layers besides that of its logits")
     return found
+
+
+def _is_router(module: Any) -> bool:
+    """Whether a layer chooses experts: some families make it a kind of nn.Linear, which then puts out more than a product."""
+    return type(module).__name__.endswith("Router")
+
+
+def share_of_experts(model: Any) -> float:
+    """The share of a model's weights in matrices of experts that are stacked in one tensor: no linear layers, and never exchanged."""
+    linear = all_layers(model)
+    stacked = [weight.numel() for name, weight in model.named_parameters() if ".experts." in name and name.rpartition(".")[0] not in linear]
+    return sum(stacked) / sum(weight.numel() for weight in model.parameters())
 
 
 def exchange_layers(model: Any, layers: dict[str, Any], format: Format, dtype: Any = None) -> None:

@@ -48,7 +48,7 @@ def load_model(name_or_path: str, *, dtype: str = "float32", device: str = "cpu"
         import torch
         import transformers
     except ImportError as error:
-        raise ModelError("extraction needs torch and transformers: pip install 'xmsim[capture]'") from error
+        raise ModelError("models need torch and transformers: pip install 'xmsim[capture]'") from error
     if dtype not in _DTYPES:
         raise ModelError(f"no dtype {dtype}; models are loaded as {', '.join(_DTYPES)}")
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -62,6 +62,8 @@ def load_model(name_or_path: str, *, dtype: str = "float32", device: str = "cpu"
             config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
             if (layers := getattr(config, "num_hidden_layers", 0)) > MOST_LAYERS:
                 raise ValueError(f"its config.json asks for {layers} layers, more than the {MOST_LAYERS} that a model may have")
+            if config.get_text_config() is not config:
+                raise ValueError(f"{config.model_type} reads more than text; docs/how_to/own_model.md saves its language model alone")
             kind = transformers.AutoModelForCausalLM if is_causal_language_model(config) else transformers.AutoModel
             where: dict[str, Any] = {"pretrained_model_name_or_path": source}
             if rest is not None:

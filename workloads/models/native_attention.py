@@ -46,9 +46,11 @@ def _attention(
 
     from xmsim.reference.kernels.attention import causal_attention
 
+    for name, cause in UNRECORDED.items():
+        if keywords.get(name) is not None:  # torch's attention would leave it out as well
+            raise ModelError(f"attention native: {module.config.model_type} changes its scores through {cause}; choose eager")
     one_query = query.shape[2] == 1 and query.device.type == "cpu" and not query.requires_grad
-    plain = not dropout and all(keywords.get(name) is None for name in UNRECORDED)
-    if not one_query or not plain or _forbids_something(attention_mask):
+    if not one_query or dropout or _forbids_something(attention_mask):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **keywords)
     rows = [causal_attention(*operands, scale=scaling) for operands in zip(query, key, value, strict=True)]  # [heads, 1, d] each
     return torch.stack(rows).transpose(1, 2), None

@@ -10,14 +10,16 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from xmsim.configs.errors import XmsimError
+from xmsim.configs.files import check_writable
 
 
 def check_free(folder: Path) -> None:
-    """Refuse a folder that holds something.
+    """Refuse a folder that holds something, or cannot be made.
 
     Raises:
-        XmsimError: it is a file, or not empty.
+        XmsimError: it is a file, or not empty, or the place may not be written to.
     """
+    check_writable(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise XmsimError(f"{folder}: exists and is not empty; nothing in it is overwritten, choose another --out")
 

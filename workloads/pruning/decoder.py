@@ -35,6 +35,9 @@ class StreamedDecoder:
         base = self._stored.skeleton.base_model
         if hasattr(base, "rotary_emb"):
             base.rotary_emb = type(base.rotary_emb)(self._stored.config).to(self._device)  # its tables are computed, not stored
+        for part in base.modules():
+            if hasattr(part, "scalar_embed_scale"):  # Gemma's embeddings; computed, too
+                part.embed_scale = torch.tensor(part.scalar_embed_scale, device=self._device)
         own = f"{self._stored.skeleton.base_model_prefix}."  # of the model without its language head
         self._fill(self._stored.read(name for name in self._stored.outer_names() if name.startswith(own)))
         self._states, self._calls = [], []

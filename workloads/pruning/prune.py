@@ -58,7 +58,7 @@ def prune_model(
     same arguments, and ends as it would have: bit for bit on one CPU host with as many threads.
 
     Args:
-        model: xm-tiny, a local folder or a hub name, of family llama, mistral, qwen2, opt or gpt2; it is only read.
+        model: xm-tiny, a local folder or a hub name, of a family in docs/pruning.md; it is only read.
         out: the new folder.
         method: magnitude, wanda, wanda_alpha, sparsegpt or admm.
         sparsity: share of the weights of these layers that is pruned, at least 0 and below 1; with a pattern it may be left out.

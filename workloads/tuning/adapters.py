@@ -40,7 +40,10 @@ def add_adapter(loaded: LoadedModel, lora: LoraConfig, *, source: str, seed: int
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft tells what it sets by itself
         torch.manual_seed(seed)
-        adapted = peft.get_peft_model(loaded.model, config)
+        try:
+            adapted = peft.get_peft_model(loaded.model, config)
+        except ValueError as error:  # e.g. of the stacked matrices of experts
+            raise ModelError(f"{loaded.family}: peft puts no adapter beside its layers ({error}); tune it whole, without --lora") from error
     config.base_model_name_or_path = source  # peft has put the folder here, which for xm-tiny is of this host
     return adapted
 

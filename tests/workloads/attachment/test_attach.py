@@ -303,7 +303,7 @@ UNSUPPORTED = {
         ),
         "it is an encoder and a decoder in one",
     ),
-    "gemma2": (("Gemma2ForCausalLM", "Gemma2Config", GROUPED | {"head_dim": 8}), "it changes its scores through softcap"),
+    "gemma2": (("Gemma2ForCausalLM", "Gemma2Config", GROUPED | {"head_dim": 8}), "it changes its scores through a softcap"),
     "mamba": (
         ("MambaForCausalLM", "MambaConfig", {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2}),
         "attention was seen in 0 of 2 layers",

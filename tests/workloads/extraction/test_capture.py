@@ -222,7 +222,7 @@ REASONS = {
     "falcon": "does not use transformers' attention interface",
     "mpt": "does not use transformers' attention interface",
     "t5": "an encoder and a decoder in one",
-    "gemma2": "layer 0 changes its scores through softcap",
+    "gemma2": "layer 0 changes its scores through a softcap",
     "mamba": "its configuration has no num_attention_heads",
 }
 

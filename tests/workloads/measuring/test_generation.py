@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 
+from xmsim.cli.measure_generation import generation_table
 from xmsim.configs.errors import RecordError, XmsimError
 from xmsim.reference.kernels import native
 from xmsim.workloads.measurement import read_measurement
@@ -187,6 +189,54 @@ def test_a_plan_that_a_gpu_cannot_serve_is_refused_by_name(plan, monkeypatch):
         replace(plan, device="cuda", kernels=("torch", "spdp"))
     with pytest.raises(XmsimError, match="attention native is the CPU's"):
         replace(plan, device="cuda", kernels=("torch",), attention="native")
+
+
+SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+SIZES |= {"num_key_value_heads": 2, "pad_token_id": 0}
+
+
+def stored_model(folder, family, **arguments):
+    """A model of random weights on disk; its folder."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**arguments)
+    getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(folder)
+    return str(folder)
+
+
+FAMILIES_THAT_CANNOT_BE_TIMED_SO = {
+    "bloom": ("Bloom", {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4}, "sdpa", "bloom keeps its own; choose eager"),
+    "gemma2": ("Gemma2", SIZES | {"head_dim": 8}, "native", "gemma2 changes its scores through a softcap; choose eager"),
+    "recurrent_gemma": (
+        "RecurrentGemma",
+        SIZES | {"lru_width": 32, "num_hidden_layers": 3},
+        "eager",
+        "recurrent_gemma: .* gives back no cache",
+    ),
+    "jamba": (
+        "Jamba",
+        SIZES | {"use_mamba_kernels": False, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "mamba_d_state": 8},
+        "eager",
+        r"jamba: this family does not run on kernel packed \(.*'weight'\); choose layers by --include",
+    ),
+}
+
+
+@needs_kernels
+@pytest.mark.parametrize("family", FAMILIES_THAT_CANNOT_BE_TIMED_SO)
+def test_a_family_that_cannot_be_timed_so_is_refused_in_a_sentence(family, plan, tmp_path):
+    name, arguments, attention, sentence = FAMILIES_THAT_CANNOT_BE_TIMED_SO[family]
+    model = stored_model(tmp_path / "model", name, **arguments)
+    with pytest.raises(XmsimError, match=sentence):
+        measure_generation(replace(plan, shape=None, model=model, kernels=("torch", "packed"), attention=attention))
+
+
+@needs_kernels
+def test_a_record_says_how_much_of_a_mixture_is_in_experts_and_its_table_repeats_it(plan, tmp_path):
+    model = stored_model(tmp_path / "model", "Mixtral", **SIZES, num_local_experts=4)
+    record = measure_generation(replace(plan, shape=None, model=model, kernels=("torch", "packed"), layer_repeats=0))
+    assert record.conditions["experts"] == pytest.approx(0.771, abs=0.05)
+    title = str(generation_table(record).title)
+    assert f"{record.conditions['experts']:.0%} of the weights in experts and left as they are" in title
 
 
 def test_a_profile_adds_up_what_it_does_not_show():

@@ -92,7 +92,7 @@ def test_what_this_host_cannot_do_is_one_sentence(
 
 def test_without_torch_the_answer_is_the_command_that_adds_it(small_llama: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ModelError, match=r"extraction needs torch and transformers: pip install 'xmsim\[capture\]'"):
+    with pytest.raises(ModelError, match=r"models need torch and transformers: pip install 'xmsim\[capture\]'"):
         load_model(str(small_llama))
 
 
@@ -114,3 +114,10 @@ def test_minilm_is_the_model_folder_of_its_package(small_llama: Path, tmp_path: 
     (information / "RECORD").write_text("".join(f"{path.relative_to(tmp_path)},,\n" for path in package.rglob("*.json")))
     monkeypatch.syspath_prepend(tmp_path)
     assert load_model("minilm").name == "minilm"
+
+
+def test_a_model_that_reads_more_than_text_is_refused_with_the_way_out(tmp_path: Path):
+    config = transformers.Mistral3Config(text_config=transformers.MistralConfig(), vision_config=transformers.PixtralVisionConfig())
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"mistral3 reads more than text; docs/how_to/own_model\.md saves its language model alone"):
+        load_model(str(tmp_path))

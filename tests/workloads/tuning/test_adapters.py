@@ -129,3 +129,12 @@ def test_without_bitsandbytes_the_command_that_adds_it_is_named(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(XmsimError, match=r"need bitsandbytes: pip install 'xmsim\[qlora\]'"):
         check_four_bit("cuda")
+
+
+def test_an_adapter_that_peft_cannot_put_beside_experts_is_one_sentence(small_llama: Path, text: Path, tmp_path: Path):
+    sizes = {"vocab_size": 257, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes, num_local_experts=2)).save_pretrained(tmp_path / "model")
+    transformers.AutoTokenizer.from_pretrained(small_llama).save_pretrained(tmp_path / "model")
+    with pytest.raises(XmsimError, match=r"^mixtral: peft puts no adapter beside its layers \(.*\); tune it whole, without --lora$"):
+        tune_model(str(tmp_path / "model"), text=text, out=tmp_path / "tuned", method=load_method("xm"), recipe=recipe())
+    assert not (tmp_path / "tuned").exists()
