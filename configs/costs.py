@@ -53,7 +53,7 @@ class Quantity:
 
     total: Bar
     by_unit: dict[str, Bar]
-    terms: tuple[Term, ...]
+    terms: tuple[Term, ...] = field(repr=False)  # they fill screens
 
     def largest(self, count: int = 5) -> tuple[Term, ...]:
         """The terms that contribute most to the nominal total."""

@@ -52,6 +52,22 @@ def check_ordinary(path: Path, most_bytes: int | None = None) -> int:
     return facts.st_size
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a file that could not be written, before hours are spent on what is to stand in it; nothing is made yet.
+
+    Raises:
+        XmsimError: the nearest folder above it that exists is none, or may not be written to.
+    """
+    try:
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise XmsimError(_sentence(path, error)) from error
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary neighbour of `path`, sync it, and rename it: readers see the old file or the new one.
 

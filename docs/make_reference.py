@@ -27,7 +27,9 @@ PUBLIC = (  # packages whose names others may rely on
 )
 BESIDES = {  # public names that no package gathers
     "xmsim.traces.store": ("open_trace", "Trace", "LayerTrace", "HeadTrace"),
-    "xmsim.sim.result": ("read_result", "write_result"),
+    "xmsim.accel_models.runs": ("simulate_trace",),
+    "xmsim.accel_models.accelerator": ("Accelerator",),
+    "xmsim.sim.result": ("read_result", "write_result", "SimulationRecord", "LayerRun", "SimResult", "HeadResult"),
     "xmsim.accel_models.sanger_published": ("published_model_v1", "published_model_v2"),
     "xmsim.accel_models.salo_published": ("published_model_v1", "published_model_v2", "PublishedEstimate"),
     "xmsim.workloads.methods.library": ("load_method", "shipped_methods"),

@@ -19,6 +19,7 @@ from xmsim.cli import main
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [DOCS / "getting_started.md", *sorted((DOCS / "tutorials").glob("*.md"))]
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 BLOCK = re.compile(r"(<!-- slow -->\n)?```bash\n(.*?)```", re.DOTALL)
 FETCHED = (  # what a browser fetches by itself
     re.compile(r"<(?:script|img|iframe|source|video|audio|embed)\b[^>]*\bsrc=[\"']?(?:https?:)?//", re.IGNORECASE),
@@ -90,7 +91,7 @@ def traces() -> dict[str, Path]:
 def test_a_page_runs_as_printed(
     page: Path, traces: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Without the blocks marked as slow, unless XMSIM_SLOW_DOCS is set."""
+    """Commands, but for the blocks marked as slow unless XMSIM_SLOW_DOCS is set, and then the Python as one script."""
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     run = runner(monkeypatch, tmp_path)
@@ -106,6 +107,9 @@ def test_a_page_runs_as_printed(
             if line.startswith("xmsim extract"):
                 traces[line] = out
     assert "Traceback" not in capsys.readouterr().err
+    code = "\n".join(PYTHON.findall(page.read_text(encoding="utf-8")))
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ran.returncode == 0, ran.stderr
 
 
 def runner(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Callable[[str], int]:

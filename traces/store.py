@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Trace:
     """A complete trace on disk."""
 
     path: Path
-    manifest: Manifest
+    manifest: Manifest = field(repr=False)  # it fills a screen
     sha256: str  # identifies the content, wherever the folder lies
 
     @property

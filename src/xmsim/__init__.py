@@ -1,4 +1,16 @@
-"""xmsim: cycle-level simulation of sparse-attention accelerators on the sparsity that real models have."""
+"""xmsim: cycle-level simulation of sparse-attention accelerators on the sparsity that real models have.
+
+    from xmsim.accel_models import load_accelerator
+    from xmsim.accel_models.runs import simulate_trace
+    from xmsim.traces.store import open_trace
+
+    record = simulate_trace(open_trace("xm-tiny-trace"), load_accelerator("dynax_s"))  # xmsim simulate dynax_s --trace xm-tiny-trace
+    print(record.cycles, record.costs.area.total)
+
+`xmsim.workloads` has what needs a model (extract_trace, load_model, attach, sparsify) and AttentionWorkload, for masks of your own;
+`xmsim.reference` has the methods and kernels; `xmsim.sim.result` reads and writes results. docs/tutorials/python.md walks through it;
+`xmsim --help` lists the verbs.
+"""
 
 from __future__ import annotations
 

@@ -72,3 +72,17 @@ def test_an_example_stands_on_one_line_however_narrow_the_terminal_is(monkeypatc
     monkeypatch.setenv("COLUMNS", "60")
     (line,) = [line for line in helped("tune", "--help")[0].splitlines() if "Example:" in line]
     assert line.strip().endswith("--out xm-tiny-tuned")
+
+
+def test_the_short_option_says_the_same_as_help() -> None:
+    assert helped("-h")[0] == helped("--help")[0]
+    assert helped("trace", "info", "-h")[0] == helped("trace", "info", "--help")[0]
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("xmsim si", "simulate"), ("xmsim simulate --eng", "--engine"), ("xmsim trace i", "info")])
+def test_a_shell_completes_verbs_and_options(typed: str, offered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_XMSIM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+    ran = subprocess.run([sys.executable, "-c", CODE, "[]"], capture_output=True, text=True, check=False)
+    assert ran.stdout.split() == [offered], ran.stderr

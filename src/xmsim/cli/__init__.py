@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
@@ -23,6 +24,9 @@ def _print_version(wanted: bool) -> None:
 
 def main() -> None:
     """Run the command line. Bad input, a full disk or Ctrl-C is one sentence and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ± or − shows a question mark instead
     try:
         _app()()
     except KeyboardInterrupt:  # between the verbs' own code, while modules load
@@ -49,10 +53,9 @@ def _app() -> typer.Typer:
 
     app = _typer(
         "On the sparsity your model really has: how fast is this accelerator, and against what you can measure today?",
-        add_completion=False,
         pretty_exceptions_enable=False,
         epilog="The whole walk on the built-in model:  xmsim demo",
-        context_settings={"max_content_width": 100},
+        context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
     _add(app, demo, "xmsim demo --out xmsim-demo")

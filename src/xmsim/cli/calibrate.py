@@ -33,6 +33,7 @@ def calibrate(
 def _calibrate(threads: str | None, out: Path) -> None:
     from xmsim.cli.tables import table_console
     from xmsim.configs.errors import XmsimError
+    from xmsim.configs.files import check_writable
     from xmsim.workloads.measuring.calibration.calibrate import calibrate as measure_constants
     from xmsim.workloads.measuring.calibration.calibrate import unsteady
     from xmsim.workloads.measuring.calibration.record import write_calibration
@@ -41,6 +42,7 @@ def _calibrate(threads: str | None, out: Path) -> None:
         counts = tuple(int(part) for part in threads.split(",")) if threads else None
     except ValueError as error:
         raise XmsimError(f"--threads {threads}: numbers with commas between them are needed, e.g. 1,2") from error
+    check_writable(out)
     record = measure_constants(counts)
     write_calibration(out, record)
     console = table_console()

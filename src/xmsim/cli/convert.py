@@ -26,4 +26,6 @@ def convert(
         f"{done.name}  {done.format}  {done.dtype}  {done.layers} layers  density {done.density:.4f}  {done.packed_bytes / 1e6:.2f} MB, "
         f"dense {done.dense_bytes / 1e6:.2f} MB  {done.bits_per_weight:.2f} bits a weight"
     )
+    if done.experts:
+        typer.echo(f"{done.experts:.0%} of the model's weights are in experts, and stay as they are")
     typer.echo(f"wrote {out}")

@@ -80,7 +80,7 @@ def evaluate(
     """Perplexity of a model with each sparsity method attached, and what its attention then keeps."""
     from xmsim.cli.progress import progress_bar
     from xmsim.cli.tables import table_console
-    from xmsim.configs.files import write_text
+    from xmsim.configs.files import check_writable, write_text
     from xmsim.reports.evaluation import write_evaluation_report
     from xmsim.workloads.evaluation import write_evaluation
     from xmsim.workloads.methods.library import load_method, shipped_methods
@@ -99,6 +99,7 @@ def evaluate(
     if targets and (plan or len(set(lengths)) > 1):
         raise XmsimError("--solve finds one value for one length and without activation sparsity; give one --length, no --dynamic-sparsity")
     solvable, fixed = solvable_methods(methods, plans[0].tokens) if targets else ([], [])
+    check_writable(out / "evaluation.json")
     corpus = _corpus(text, dataset)
     if corpus.note:
         typer.echo(corpus.note)
@@ -212,11 +213,10 @@ def _corpus(text: Path | None, dataset: str | None) -> Corpus:
 def evaluation_table(record: EvaluationRecord) -> Table:
     """One row for each method at each length: densities, perplexity, and how far from dense it is."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     what = f"{record.model['name']} on {record.text.name}, protocol {record.protocol}, {record.dtype} on {record.device} (measured)"
-    table = Table(title=escape(what), box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title=what, box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("method", overflow="fold")
     for name in (
         "length",
@@ -236,11 +236,10 @@ def evaluation_table(record: EvaluationRecord) -> Table:
 
 
 def _cells(run: EvaluatedRun) -> list[str]:
-    from rich.markup import escape
 
     kept, error = run.densities, run.loss_increase_error
     return [
-        escape(run.label),
+        run.label,
         str(run.length_tokens),
         str(run.windows),
         *(f"{share:.4f}" for share in (kept.density, kept.full_density, kept.kv_density)),

@@ -160,6 +160,7 @@ def _measure_trace(
 
     from xmsim.cli.progress import progress_bar
     from xmsim.cli.tables import table_console
+    from xmsim.configs.files import check_writable
     from xmsim.configs.selection import parse_selection
     from xmsim.traces.store import open_trace
     from xmsim.workloads.measurement import write_measurement
@@ -170,6 +171,7 @@ def _measure_trace(
     loaded = load_method(method)
     opened = open_trace(trace)
     chosen = parse_selection(layers, opened.layers, "layer")
+    check_writable(out)
     run = partial(measure_trace, opened, loaded) if decode is None else partial(measure_decode, opened, loaded, decode)
     with progress_bar("measure", "layers") as progress:
         record = run(layers=chosen, window=window, threads=threads, device=device, progress=progress)
@@ -183,7 +185,6 @@ def measured_table(record: MeasurementRecord) -> Table:
     """One row per timed operation of a layer: median, quartiles and number of samples; of decoded tokens, means over them."""
     from statistics import fmean
 
-    from rich.markup import escape
     from rich.table import Table
 
     from xmsim.reports.words import significant
@@ -194,7 +195,7 @@ def measured_table(record: MeasurementRecord) -> Table:
         what += f", a decoded token (mean of {decoded})"
     table = Table(title=f"{what} (measured: {host.cpu}, {first.threads} threads)", box=None, padding=(0, 1, 0, 0))
     for name in ("layer", "attention", "backend", "dtype", "median [q1–q3] ms", "n", "density"):
-        table.add_column(escape(name), justify="left" if name in ("attention", "backend", "dtype") else "right")
+        table.add_column(name, justify="left" if name in ("attention", "backend", "dtype") else "right")
     rows: dict[tuple[int, str, str, str, str], list[MeasuredRun]] = {}
     for run in record.runs:
         rows.setdefault((run.layer, run.device, run.operation, run.backend, run.dtype), []).append(run)

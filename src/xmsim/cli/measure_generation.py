@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 def measure_one(plan: GenerationPlan, out: Path) -> None:
     """Measure a plan, print its tables and write its file."""
     from xmsim.cli.tables import table_console
+    from xmsim.configs.files import check_writable
     from xmsim.workloads.measuring.generation_record import write_generation
 
+    check_writable(out)
     record = measured(plan)
     write_generation(out, record)
     console = table_console()
@@ -149,15 +151,15 @@ def ratio_text(ratio: Ratio) -> str:
 
 
 def _table(record: GenerationRecord, what: str, headings: tuple[str, ...]) -> Table:
-    from rich.markup import escape
     from rich.table import Table
 
     model, conditions = record.model, record.conditions
     sparsity = "" if conditions["sparsity"] is None else f", sparsity {conditions['sparsity']:g}"
     weights = ", random weights" if model["weights"] == "random" else ""
-    title = f"{model['name']}{weights}, {conditions['dtype']}{sparsity}: {what}"
+    experts = f", {conditions['experts']:.0%} of the weights in experts and left as they are" if conditions.get("experts") else ""
+    title = f"{model['name']}{weights}, {conditions['dtype']}{sparsity}{experts}: {what}"
     table = Table(title=f"{title} (measured: {record.host.cpu}, {conditions['threads']} threads)", box=None, padding=(0, 1, 0, 0))
     for heading in headings:
         text = heading in ("kernel", "attention", "operator", "shape")
-        table.add_column(escape(heading), justify="left" if text else "right")
+        table.add_column(heading, justify="left" if text else "right")
     return table

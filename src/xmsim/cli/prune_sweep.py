@@ -113,14 +113,13 @@ def _shares(words: str) -> list[float]:
 def split_table(splits: Sequence[SparsitySplit], timings: Sequence[SplitTiming] = ()) -> Table:
     """One row for each split, with the time of a decoded token where it was timed."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     for name in ("s1 weights", "s2 activations", "static reached", "dynamic reached", "total reached", "perplexity"):
         table.add_column(name, justify="right")
     if timings:
-        table.add_column(escape("TPOT median [q1–q3] ms"), justify="right")
+        table.add_column("TPOT median [q1–q3] ms", justify="right")
         table.add_column("torch, dense", justify="right")
     timed = {(row.s1, row.s2): row for row in timings}
     for row in splits:

@@ -39,6 +39,7 @@ def simulate(
     from xmsim.accel_models.runs import result_file_name, simulate_trace
     from xmsim.cli.progress import progress_bar
     from xmsim.cli.tables import costs_line, detail_tables, machine_line, machines_table, table_console
+    from xmsim.configs.files import check_writable
     from xmsim.configs.selection import parse_selection
     from xmsim.sim.result import HeadSampling, write_result
     from xmsim.traces.errors import TraceError
@@ -52,6 +53,8 @@ def simulate(
     opened = open_trace(folder)
     chosen = parse_selection(layers, opened.layers, "layer")
     sampling = HeadSampling(sample_heads, seed) if sample_heads else None
+    for model in machines:
+        check_writable(out / f"{model.name}.json")
     console = table_console()
     records, failures = [], []
     for model in machines:

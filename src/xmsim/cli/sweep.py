@@ -100,9 +100,9 @@ def sweep(
     console = table_console()
     for figure in figures:
         console.print(_front_table(figure.rows, f"{figure.title}, {part}" if part else figure.title))
-        console.print(figure.claim, highlight=False, markup=False)
+        console.print(figure.claim, highlight=False)
     for line in _ending(rows, simulated, (out / STORE, *files)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
     if all(row.metrics is None for row in rows):
         raise XmsimError(f"{file}: every point failed; the first: {rows[0].error}")
 
@@ -186,7 +186,6 @@ def _perplexity(point: Point, evaluations: Sequence[EvaluationRecord]) -> float 
 def _front_table(rows: Sequence[DesignPoint], title: str) -> Table:
     """The front, fastest first."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     from xmsim.reports.figures.pareto import OBJECTIVES
@@ -201,7 +200,7 @@ def _front_table(rows: Sequence[DesignPoint], title: str) -> Table:
     for field in shown:
         table.add_column(OBJECTIVES[field], justify="right")
     for row in front[:FRONT_ROWS]:
-        table.add_row(*map(escape, (row.machine, row.method, row.values)), *(significant(getattr(row, field)) for field in shown))
+        table.add_row(row.machine, row.method, row.values, *(significant(getattr(row, field)) for field in shown))
     return table
 
 

@@ -13,16 +13,16 @@ from rich.table import Table
 
 from xmsim.configs.costs import Bar, Quantity
 from xmsim.reports.difference.record import Difference
-from xmsim.reports.words import significant
+from xmsim.reports.words import MINUS, counted, signed, significant
 from xmsim.sim.result import DECODE, CauseCycles, HeadResult, LayerRun, PhaseResult, SimResult, SimulationRecord
 
 WIDTH = 140  # columns, where the output is no terminal and so has no width of its own
 
 
 def table_console() -> Console:
-    """A console that does not fold tables when they go to a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
+    """A console that does not fold tables when they go to a file, and prints what stands in brackets, such as a folder's name."""
+    console = Console(markup=False)
+    return console if console.is_terminal else Console(markup=False, width=WIDTH)
 
 
 def detail_tables(record: SimulationRecord) -> list[Table]:
@@ -125,7 +125,8 @@ def machines_table(records: Sequence[SimulationRecord]) -> Table:
     layers, windows = (len({getattr(run, name) for run in records[0].runs}) for name in ("layer", "window"))
     decodes = records[0].phase == DECODE
     tokens = len(records[0].runs) // (layers * windows)
-    work = f"{layers} layers × {windows} windows{f', {tokens} tokens decoded' if decodes else ''}"
+    decoded = f", {counted(tokens, 'token')} decoded" if decodes else ""
+    work = f"{counted(layers, 'layer')} × {counted(windows, 'window')}{decoded}"
     table = Table(title=f"{records[0].trace['model']}, {work}, simulated", box=box.SIMPLE_HEAD, padding=(0, 1))
     for name in ("machine", "method", "view"):
         table.add_column(name)
@@ -229,8 +230,8 @@ def difference_tables(found: Difference) -> list[Table]:
     cycles = _difference_table(f"Cycles from {b.machine} to {a.machine}, simulated", "cause", [a.machine, b.machine, "step"])
     for step in found.cycles:
         sides = ["" if own is None else f"{own:,}" for own in (step.a_cycles, step.b_cycles)]
-        cycles.add_row(step.cause, *sides, f"{step.step_cycles:+,}")
-    cycles.add_row("total", f"{a.total_cycles:,}", f"{b.total_cycles:,}", f"{a.total_cycles - b.total_cycles:+,}", style="bold")
+        cycles.add_row(step.cause, *sides, signed(step.step_cycles))
+    cycles.add_row("total", f"{a.total_cycles:,}", f"{b.total_cycles:,}", signed(a.total_cycles - b.total_cycles), style="bold")
     if a.total_energy_pj is None or b.total_energy_pj is None:
         return [cycles]
     columns = [f"{a.machine}, µJ", f"{b.machine}, µJ", "step, µJ", "5 to 95 %"]
@@ -238,11 +239,15 @@ def difference_tables(found: Difference) -> list[Table]:
     for part in found.energy:
         limits = " to ".join(significant(limit / 1e6) for limit in (part.step_low, part.step_high))
         energy.add_row(
-            f"{part.unit.replace('_', ' ')} ({part.phase})", *(f"{value / 1e6:,.2f}" for value in (part.a, part.b, part.step)), limits
+            f"{part.unit.replace('_', ' ')} ({part.phase})", *(_microjoules(value) for value in (part.a, part.b, part.step)), limits
         )
     totals = (a.total_energy_pj, b.total_energy_pj, a.total_energy_pj - b.total_energy_pj)
-    energy.add_row("total", *(f"{value / 1e6:,.2f}" for value in totals), "", style="bold")
+    energy.add_row("total", *map(_microjoules, totals), "", style="bold")
     return [cycles, energy]
+
+
+def _microjoules(energy_pj: float) -> str:
+    return f"{energy_pj / 1e6:,.2f}".replace("-", MINUS)
 
 
 def _difference_table(title: str, first: str, numbers: list[str]) -> Table:

@@ -28,6 +28,7 @@ def info(
     from xmsim.cli.derived import derived_lines
     from xmsim.cli.progress import progress_bar
     from xmsim.cli.tables import table_console
+    from xmsim.configs.files import check_writable
     from xmsim.traces.store import open_trace
     from xmsim.workloads.measuring.attention_profile import FEWEST_TOKENS, attention_profile
     from xmsim.workloads.methods.library import load_method, shipped_methods
@@ -37,6 +38,8 @@ def info(
     methods = [load_method(name) for name in method or shipped_methods()]
     constants = load_gpu(gpu) if gpu else None
     opened = open_trace(trace)
+    if out:
+        check_writable(out)
     console = table_console()
     console.print(_layers_table(opened))
     shapes = opened.manifest.shapes()
