@@ -80,62 +80,54 @@ def test_a_library_that_cannot_be_loaded_is_one_sentence_on_the_command_line(tmp
     assert "missing.so" in doctor.stderr and "correct XMSIM_CPU_LIBRARY, or install xmsim again" in doctor.stderr
 
 
+def run_alone(*lines: str) -> None:
+    """Run a program in a process of its own, in which `read` is the kernel that `words` and a number of threads are given to."""
+    program = (
+        "import numpy as np",
+        "from xmsim.reference.kernels import native",
+        "words = np.arange(1 << 17, dtype=np.uint64)",
+        "whole = int(np.bitwise_xor.reduce(words))",
+        "xm_read = native.kernel('xm_read', native.c_uint64, native.c_void_p, native.c_int64, native.c_int)",
+        "read = lambda threads: xm_read(native.address(words), len(words), threads)",
+        *lines,
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(program)], check=True)
+
+
 @compiled
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system forks by default")
 def test_a_process_that_was_forked_computes_with_threads_of_its_own():
-    program = "\n".join(
-        (
-            "import os, signal, torch",
-            "import numpy as np",
-            "from xmsim.reference.kernels import native",
-            "torch.set_num_threads(2)",
-            "words = np.arange(1 << 17, dtype=np.uint64)",
-            "read = native.kernel('xm_read', native.c_uint64, native.c_void_p, native.c_int64, native.c_int)",
-            "whole = read(native.address(words), len(words), native.default_threads())",
-            "child = os.fork()",
-            "if not child:",
-            "    signal.alarm(20)",
-            "    os._exit(read(native.address(words), len(words), native.default_threads()) != whole)",
-            "assert os.waitpid(child, 0)[1] == 0",
-        )
+    run_alone(
+        "import os, signal, torch",
+        "torch.set_num_threads(2)",
+        "assert read(native.default_threads()) == whole",
+        "child = os.fork()",
+        "if not child:",
+        "    signal.alarm(20)",
+        "    os._exit(read(native.default_threads()) != whole)",
+        "assert os.waitpid(child, 0)[1] == 0",
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @compiled
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems limit threads in other ways")
 def test_where_no_thread_can_be_made_the_calling_one_does_the_work():
-    program = "\n".join(
-        (
-            "import resource",
-            "import numpy as np",
-            "from xmsim.reference.kernels import native",
-            "words = np.arange(1 << 17, dtype=np.uint64)",
-            "read = native.kernel('xm_read', native.c_uint64, native.c_void_p, native.c_int64, native.c_int)",
-            "whole = np.bitwise_xor.reduce(words)",
-            "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()",
-            "resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 20),) * 2)",  # no room for another stack
-            "assert read(native.address(words), len(words), 4) == whole",
-        )
+    run_alone(
+        "import resource",
+        "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()",
+        "resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 20),) * 2)",  # no room for another stack
+        "assert read(4) == whole",
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @compiled
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are bound on Linux only")
 def test_the_team_of_torch_runs_kernels_and_can_be_bound_to_cores():
-    program = "\n".join(
-        (
-            "import os, torch",
-            "import numpy as np",
-            "from xmsim.reference.kernels import native",
-            "first = min(os.sched_getaffinity(0))",
-            "assert native.default_threads() == torch.get_num_threads()",
-            "native.pin_threads(native.default_threads())",
-            "assert os.sched_getaffinity(0) == {first}",
-            "words = np.arange(1 << 16, dtype=np.uint64)",
-            "read = native.kernel('xm_read', native.c_uint64, native.c_void_p, native.c_int64, native.c_int)",
-            "assert read(native.address(words), len(words), 2) == np.bitwise_xor.reduce(words)",
-        )
+    run_alone(
+        "import os, torch",
+        "first = min(os.sched_getaffinity(0))",
+        "assert native.default_threads() == torch.get_num_threads()",
+        "native.pin_threads(native.default_threads())",
+        "assert os.sched_getaffinity(0) == {first}",
+        "assert read(2) == whole",
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
